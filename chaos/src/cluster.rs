@@ -1,0 +1,67 @@
+//! The cluster under test: who its members are, and how real processes are made one ([`process`]).
+
+pub mod child;
+mod ports;
+pub mod process;
+
+use crate::proxy::Endpoint;
+
+/// A node's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// From 1.
+    pub id: u64,
+    /// `a1`
+    pub name: String,
+    /// `a`
+    pub zone: String,
+}
+
+impl Member {
+    /// The node's end of its links.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::Node(self.id)
+    }
+}
+
+/// All nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members(Vec<Member>);
+
+impl Members {
+    /// The default five in 2-2-1: `a1`, `a2`, `b1`, `b2`, `c1`.
+    pub fn default_five() -> Self {
+        let places = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")];
+        Self((1..).zip(places).map(|(id, (name, zone))| Member { id, name: name.into(), zone: zone.into() }).collect())
+    }
+
+    /// In the order of their ids.
+    pub fn iter(&self) -> std::slice::Iter<'_, Member> {
+        self.0.iter()
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Member> {
+        self.iter().find(|member| member.name == name)
+    }
+
+    /// The node of this id.
+    pub fn by_id(&self, id: u64) -> Option<&Member> {
+        self.iter().find(|member| member.id == id)
+    }
+
+    /// Whether any node is in this zone.
+    pub fn has_zone(&self, zone: &str) -> bool {
+        self.iter().any(|member| member.zone == zone)
+    }
+
+    /// The nodes of a zone.
+    pub fn of_zone<'a>(&'a self, zone: &'a str) -> impl Iterator<Item = &'a Member> {
+        self.iter().filter(move |member| member.zone == zone)
+    }
+
+    /// Every end that links have: all nodes and the clients.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        std::iter::once(Endpoint::Clients).chain(self.iter().map(Member::endpoint)).collect()
+    }
+}

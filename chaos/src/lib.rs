@@ -1,0 +1,25 @@
+//! Tercet's chaos harness: clients work, things go wrong, and one exact checker judges what they saw.
+//!
+//! | module | about |
+//! |---|---|
+//! | [`scenario`] | the files that tell what happens |
+//! | [`faults`] | what can go wrong, done and undone |
+//! | [`cluster`] | five real processes with a proxy in every link |
+//! | [`proxy`] | the user-space network |
+//! | [`workload`] | the clients |
+//! | [`history`] | what they asked and heard (`chaos/HISTORY.md`) |
+//! | [`checker`] | the judgement, one invariant a file |
+//! | [`report`] | what a run came to |
+//! | [`run`] | all of it in order |
+//!
+//! The checker and the formats know nothing of clusters: histories may come from anywhere.
+
+pub mod checker;
+pub mod cluster;
+pub mod faults;
+pub mod history;
+pub mod proxy;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod workload;

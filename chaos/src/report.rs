@@ -1,0 +1,241 @@
+//! What a run came to: JSON for programs, lines for people.
+//!
+//! RTO around a fault is the longest time without an acknowledged append from the fault's beginning to the beginning of
+//! the next one (or to the end of the workload); RPO is the number of acknowledged keys that are not in the final log.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::checker::Judgement;
+use crate::history::{Call, FaultSpan, History, Outcome};
+use crate::proxy::LinkCounts;
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every invariant and every expectation holds.
+    Pass,
+    /// One does not.
+    Violation,
+}
+
+/// A fault and what clients felt of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FaultReport {
+    /// What was done and when.
+    #[serde(flatten)]
+    pub span: FaultSpan,
+    /// Longest time without an acknowledgement around it, in milliseconds.
+    pub rto_ms: f64,
+}
+
+/// A link and its counters.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LinkReport {
+    /// Where its bytes come from.
+    pub from: String,
+    /// Where they go.
+    pub to: String,
+    /// What happened on it.
+    #[serde(flatten)]
+    pub counts: LinkCounts,
+}
+
+/// A node that was seen to lead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeaderReport {
+    /// When it was first seen so, in nanoseconds.
+    pub t: u64,
+    /// Its term.
+    pub term: u64,
+    /// Its name.
+    pub node: String,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The scenario's name.
+    pub scenario: String,
+    /// What random choices were drawn from.
+    pub seed: u64,
+    /// The version that the nodes state.
+    pub version: String,
+    /// The disk that the nodes use.
+    pub disk: String,
+    /// From the first invocation to the last return, in seconds.
+    pub workload_seconds: f64,
+    /// Processes killed.
+    pub kills: u64,
+    /// What the checker says; none if there was no final log to check.
+    pub judgement: Option<Judgement>,
+    /// Longest time without an acknowledgement in the whole run, in milliseconds.
+    pub rto_ms: f64,
+    /// By number.
+    pub faults: Vec<FaultReport>,
+    /// In the order in which they were seen.
+    pub leaders: Vec<LeaderReport>,
+    /// By endpoints.
+    pub links: Vec<LinkReport>,
+    /// What was expected beyond the checker's invariants, and is not so.
+    pub unmet: Vec<String>,
+    /// The whole.
+    pub verdict: Verdict,
+}
+
+/// When appends were acknowledged, and how long there was none.
+#[derive(Debug)]
+pub struct Acknowledgements {
+    times: Vec<u64>,
+    begin: u64,
+    end: u64,
+}
+
+impl Acknowledgements {
+    /// Of a history.
+    pub fn of(history: &History) -> Self {
+        let mut times = Vec::new();
+        let (mut begin, mut end) = (u64::MAX, 0);
+        for operation in &history.operations {
+            begin = begin.min(operation.invoked);
+            end = end.max(operation.invoked);
+            let Some((t, outcome)) = &operation.returned else { continue };
+            end = end.max(*t);
+            if matches!((&operation.call, outcome), (Call::Append { .. }, Outcome::Appended { .. })) {
+                times.push(*t);
+            }
+        }
+        times.sort_unstable();
+        Self { times, begin: begin.min(end), end }
+    }
+
+    /// The workload's length, in seconds.
+    pub fn seconds(&self) -> f64 {
+        to_ms(self.end - self.begin) / 1e3
+    }
+
+    /// Longest time without an acknowledgement that touches `from..to`, in nanoseconds. Before the first and after the last
+    /// one the workload's ends count.
+    pub fn longest_gap(&self, from: u64, to: u64) -> u64 {
+        let stops = || {
+            let ends = [self.begin, self.end];
+            std::iter::once(ends[0]).chain(self.times.iter().copied()).chain(std::iter::once(ends[1]))
+        };
+        stops()
+            .zip(stops().skip(1))
+            .filter(|(left, right)| *right > from && *left < to)
+            .map(|(left, right)| right.saturating_sub(left))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Longest time without an acknowledgement at all, in milliseconds.
+    pub fn rto_ms(&self) -> f64 {
+        to_ms(self.longest_gap(self.begin, self.end))
+    }
+
+    /// Each fault with the longest gap around it.
+    pub fn around(&self, faults: &[FaultSpan]) -> Vec<FaultReport> {
+        let next_begin = |fault: &FaultSpan| {
+            faults.iter().map(|other| other.begin).filter(|begin| *begin > fault.begin).min().unwrap_or(self.end)
+        };
+        faults
+            .iter()
+            .map(|fault| FaultReport {
+                span: fault.clone(),
+                rto_ms: to_ms(self.longest_gap(fault.begin, next_begin(fault))),
+            })
+            .collect()
+    }
+}
+
+/// Nanoseconds in milliseconds.
+#[expect(clippy::cast_precision_loss, reason = "a run lasts far less than 2^52 ns")]
+pub fn to_ms(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e6
+}
+
+/// The leaders that observations show.
+pub fn leaders(history: &History) -> Vec<LeaderReport> {
+    let mut leaders: Vec<LeaderReport> = Vec::new();
+    for seen in history.observations.iter().filter(|seen| seen.role == "leader" && seen.group == 0) {
+        if !leaders.iter().any(|known| known.term == seen.term && known.node == seen.node) {
+            leaders.push(LeaderReport { t: seen.t, term: seen.term, node: seen.node.clone() });
+        }
+    }
+    leaders
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "scenario   {} (seed {}, disk {}, version {})", self.scenario, self.seed, self.disk, self.version)?;
+        if let Some(judgement) = &self.judgement {
+            for (name, counts) in [("appends", judgement.appends), ("reads", judgement.reads)] {
+                writeln!(
+                    f,
+                    "{name:<10} {} ok, {} refused, {} unknown, of {} in {:.1} s",
+                    counts.ok, counts.refused, counts.unknown, counts.invoked, self.workload_seconds
+                )?;
+            }
+            writeln!(
+                f,
+                "final log  {} entries; {} keys acknowledged, {} unknown ones present, {} absent",
+                judgement.final_entries,
+                judgement.acknowledged_keys,
+                judgement.unknown_present,
+                judgement.unknown_absent
+            )?;
+            writeln!(f, "RPO        {} acknowledged keys lost", judgement.lost)?;
+        }
+        writeln!(f, "RTO        {:.0} ms: the longest time without an acknowledgement", self.rto_ms)?;
+        writeln!(f, "faults     {}, {} processes killed", self.faults.len(), self.kills)?;
+        for fault in &self.faults {
+            let span = &fault.span;
+            let end = span.end.map_or_else(|| "never undone".to_owned(), |end| format!("{:.2} s", to_ms(end) / 1e3));
+            writeln!(f, "  {:>7.2} s to {end}  {}  (RTO {:.0} ms)", to_ms(span.begin) / 1e3, span.what, fault.rto_ms)?;
+        }
+        let leaders: Vec<String> = self.leaders.iter().map(|seen| format!("{} (term {})", seen.node, seen.term)).collect();
+        writeln!(f, "leaders    {}", leaders.join(", "))?;
+        for violation in self.judgement.iter().flat_map(|judgement| &judgement.violations) {
+            writeln!(f, "VIOLATED   {violation}")?;
+        }
+        for unmet in &self.unmet {
+            writeln!(f, "NOT MET    {unmet}")?;
+        }
+        match self.verdict {
+            Verdict::Pass => f.write_str("verdict    PASS"),
+            Verdict::Violation => f.write_str("verdict    VIOLATION"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acknowledgements() -> Acknowledgements {
+        Acknowledgements { times: vec![10, 20, 100, 110, 300], begin: 0, end: 320 }
+    }
+
+    #[test]
+    fn gaps_are_found_where_they_touch_the_window() {
+        let acks = acknowledgements();
+        assert_eq!(acks.longest_gap(0, 320), 190);
+        assert_eq!(acks.longest_gap(25, 30), 80, "a window inside a gap feels all of it");
+        assert_eq!(acks.longest_gap(100, 111), 190);
+        assert_eq!(acks.longest_gap(0, 15), 10);
+        assert_eq!(acks.longest_gap(301, 320), 20, "to the end of the workload");
+        let none = Acknowledgements { times: vec![], begin: 5, end: 50 };
+        assert_eq!(none.longest_gap(5, 50), 45);
+    }
+
+    #[test]
+    fn each_fault_is_charged_until_the_next_begins() {
+        let fault = |fault, begin| FaultSpan { fault, what: String::new(), begin, end: Some(begin + 5) };
+        let reports = acknowledgements().around(&[fault(1, 15), fault(2, 105)]);
+        let rto: Vec<f64> = reports.iter().map(|report| report.rto_ms * 1e6).collect();
+        assert_eq!(rto, [80.0, 190.0]);
+    }
+}

@@ -1,0 +1,443 @@
+//! Scenario files: a story of what clients do and what goes wrong, and what is expected of the cluster.
+//!
+//! Invariants of a scenario that [`Scenario::parse`] returned: every step names a fault with what it needs and nothing
+//! else, every fault has an end, every named zone and node exists, and no step waits for one that comes after it.
+
+mod span;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use span::Span;
+
+use crate::cluster::Members;
+use crate::faults::{Blow, Direction, Party, Target};
+
+/// A whole scenario file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Short; used in paths.
+    pub name: String,
+    /// What happens and what must hold, in prose.
+    pub description: String,
+    /// `[cluster]`
+    #[serde(default)]
+    pub cluster: ClusterPlan,
+    /// `[workload]`
+    #[serde(default)]
+    pub workload: WorkloadPlan,
+    /// `[[steps]]`, in the order in which they are taken.
+    #[serde(default)]
+    steps: Vec<StepFile>,
+    /// `[expect]`
+    #[serde(default)]
+    pub expect: Expectations,
+    #[serde(skip)]
+    resolved: Vec<Step>,
+}
+
+/// `[cluster]`: the network's own shape. Five nodes in 2-2-1.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterPlan {
+    /// One-way delay between two zones, by `"a-b"`; both directions. Zones that are not named: none.
+    #[serde(default)]
+    pub delay: BTreeMap<String, Span>,
+    /// At most so much is added to each delay at random.
+    #[serde(default)]
+    pub jitter: Span,
+}
+
+/// `[workload]`: what clients do while things go wrong.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkloadPlan {
+    /// How many of them, each with one request at a time.
+    pub clients: u32,
+    /// At least so long; it goes on until every fault is undone.
+    pub duration: Span,
+    /// How long it goes on after the last fault is undone and the cluster has recovered.
+    pub tail: Span,
+    /// Pause between two requests of a client: up to twice this, at random.
+    pub think: Span,
+    /// Bytes of payload of an entry.
+    pub payload_bytes: usize,
+    /// Of 100 operations, how many only read.
+    pub read_percent: u32,
+    /// Of 100 appends, how many have several entries.
+    pub batch_percent: u32,
+    /// Most entries of an append.
+    pub batch_entries: u32,
+    /// Of 100 appends that did not succeed, how many are repeated with the same keys.
+    pub retry_percent: u32,
+    /// Of 100 appends, how many reuse a known key with other content, which must be refused.
+    pub conflict_percent: u32,
+    /// How long a client waits for an answer before it calls the outcome unknown.
+    pub timeout: Span,
+}
+
+impl Default for WorkloadPlan {
+    fn default() -> Self {
+        Self {
+            clients: 10,
+            duration: Span::from_secs(10),
+            tail: Span::from_secs(2),
+            think: Span::from_millis(5),
+            payload_bytes: 64,
+            read_percent: 30,
+            batch_percent: 10,
+            batch_entries: 8,
+            retry_percent: 60,
+            conflict_percent: 2,
+            timeout: Span::from_secs(2),
+        }
+    }
+}
+
+/// `[expect]`: beyond the checker's verdict, which is always expected.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expectations {
+    /// At least so many appends are acknowledged in the whole run.
+    pub acknowledged_at_least: u64,
+    /// No time without an acknowledgement is longer, around any fault.
+    pub rto_at_most: Option<Span>,
+    /// Every node is reachable and has caught up so soon after its fault is undone.
+    pub recovery_within: Span,
+}
+
+impl Default for Expectations {
+    fn default() -> Self {
+        Self { acknowledged_at_least: 1, rto_at_most: None, recovery_within: Span::from_secs(60) }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepFile {
+    at: Option<Span>,
+    after: Option<Span>,
+    fault: String,
+    zone: Option<String>,
+    node: Option<String>,
+    #[serde(rename = "for")]
+    lasts: Span,
+    from: Option<Vec<String>>,
+    direction: Option<Direction>,
+    delay: Option<Span>,
+    jitter: Option<Span>,
+    bytes_per_second: Option<u64>,
+}
+
+/// When a step is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// So long after the workload has begun.
+    At(Duration),
+    /// So long after every earlier fault has been undone and every node has caught up.
+    AfterRecovery(Duration),
+}
+
+/// One thing that goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// When it begins.
+    pub when: When,
+    /// What happens.
+    pub blow: Blow,
+    /// To whom.
+    pub target: Target,
+    /// How long until it is undone.
+    pub lasts: Duration,
+}
+
+/// A scenario that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// It cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is no TOML, or has other fields.
+    #[error("{0}")]
+    Syntax(#[from] toml::de::Error),
+    /// A field's value makes no sense.
+    #[error("{field}: {why}")]
+    Invalid {
+        /// Its path.
+        field: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+fn invalid<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, ScenarioError> {
+    Err(ScenarioError::Invalid { field: field.into(), why: why.into() })
+}
+
+impl Scenario {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or says something that cannot be run.
+    pub fn load(path: &Path) -> Result<Self, ScenarioError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ScenarioError::Io { path: path.display().to_string(), source })?;
+        Self::parse(&text)
+    }
+
+    /// Reads a scenario.
+    ///
+    /// # Errors
+    /// It says something that cannot be run; the field is named.
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let mut scenario: Self = toml::from_str(text)?;
+        let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if scenario.name.is_empty() || !scenario.name.chars().all(named) {
+            return invalid("name", format!("{:?} is not lower-case letters, digits and hyphens", scenario.name));
+        }
+        let members = Members::default_five();
+        scenario.check_cluster(&members)?;
+        scenario.check_workload()?;
+        for (at, step) in scenario.steps.iter().enumerate() {
+            scenario.resolved.push(step.resolve(&format!("steps[{at}]"), &members)?);
+        }
+        Ok(scenario)
+    }
+
+    /// What goes wrong, in the order in which it is begun.
+    pub fn steps(&self) -> &[Step] {
+        &self.resolved
+    }
+
+    fn check_cluster(&self, members: &Members) -> Result<(), ScenarioError> {
+        for pair in self.cluster.delay.keys() {
+            let known = pair
+                .split_once('-')
+                .is_some_and(|(zone, other)| zone < other && members.has_zone(zone) && members.has_zone(other));
+            if !known {
+                return invalid("cluster.delay", format!("{pair:?} is not two zones in order, like \"a-b\""));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_workload(&self) -> Result<(), ScenarioError> {
+        let workload = &self.workload;
+        let percents = [
+            ("read_percent", workload.read_percent),
+            ("batch_percent", workload.batch_percent),
+            ("retry_percent", workload.retry_percent),
+            ("conflict_percent", workload.conflict_percent),
+        ];
+        for (field, value) in percents {
+            if value > 100 {
+                return invalid(format!("workload.{field}"), format!("{value} is more than 100"));
+            }
+        }
+        if workload.clients == 0 {
+            return invalid("workload.clients", "at least one is needed");
+        }
+        if workload.batch_entries == 0 {
+            return invalid("workload.batch_entries", "at least one is needed");
+        }
+        if workload.timeout.is_zero() {
+            return invalid("workload.timeout", "must be above zero");
+        }
+        Ok(())
+    }
+}
+
+impl StepFile {
+    fn resolve(&self, field: &str, members: &Members) -> Result<Step, ScenarioError> {
+        let when = match (self.at, self.after) {
+            (Some(at), None) => When::At(at.into()),
+            (None, Some(after)) => When::AfterRecovery(after.into()),
+            _ => return invalid(field, "needs `at` or `after`, and not both"),
+        };
+        let target = match (self.zone.as_deref(), self.node.as_deref()) {
+            (Some("leader"), None) => Target::LeaderZone,
+            (None, Some("leader")) => Target::Leader,
+            (Some(zone), None) if members.has_zone(zone) => Target::Zone(zone.to_owned()),
+            (Some(zone), None) => return invalid(format!("{field}.zone"), format!("there is no zone {zone:?}")),
+            (None, Some(node)) if members.node(node).is_some() => Target::Node(node.to_owned()),
+            (None, Some(node)) => return invalid(format!("{field}.node"), format!("there is no node {node:?}")),
+            _ => return invalid(field, "needs `zone` or `node`, and not both"),
+        };
+        let blow = self.blow(field, members)?;
+        self.refuse_unused(field, &blow)?;
+        if self.lasts.is_zero() {
+            return invalid(format!("{field}.for"), "must be above zero");
+        }
+        Ok(Step { when, blow, target, lasts: self.lasts.into() })
+    }
+
+    fn blow(&self, field: &str, members: &Members) -> Result<Blow, ScenarioError> {
+        let direction = self.direction.unwrap_or(Direction::Both);
+        Ok(match self.fault.as_str() {
+            "kill" => Blow::Kill,
+            "pause" => Blow::Pause,
+            "blackhole" => Blow::Blackhole { from: self.parties(field, members)?, direction },
+            "reset" => Blow::Reset { from: self.parties(field, members)?, direction },
+            "slow" => Blow::Slow {
+                from: self.parties(field, members)?,
+                direction,
+                delay: self.delay.unwrap_or_default().into(),
+                jitter: self.jitter.unwrap_or_default().into(),
+                bytes_per_second: self.bytes_per_second,
+            },
+            other => {
+                let known = "blackhole, reset, slow, kill and pause";
+                return invalid(format!("{field}.fault"), format!("{other:?} is not known; there are {known}"));
+            }
+        })
+    }
+
+    fn refuse_unused(&self, field: &str, blow: &Blow) -> Result<(), ScenarioError> {
+        let of_links = !matches!(blow, Blow::Kill | Blow::Pause);
+        let slow = matches!(blow, Blow::Slow { .. });
+        let given = [
+            ("from", self.from.is_some(), of_links),
+            ("direction", self.direction.is_some(), of_links),
+            ("delay", self.delay.is_some(), slow),
+            ("jitter", self.jitter.is_some(), slow),
+            ("bytes_per_second", self.bytes_per_second.is_some(), slow),
+        ];
+        for (name, given, used) in given {
+            if given && !used {
+                return invalid(format!("{field}.{name}"), format!("means nothing with fault {:?}", self.fault));
+            }
+        }
+        if slow && !given[2..].iter().any(|(_, given, _)| *given) {
+            return invalid(field, "slow needs `delay`, `jitter` or `bytes_per_second`");
+        }
+        if self.bytes_per_second == Some(0) {
+            return invalid(format!("{field}.bytes_per_second"), "must be above zero; nothing at all is a blackhole");
+        }
+        Ok(())
+    }
+
+    fn parties(&self, field: &str, members: &Members) -> Result<Vec<Party>, ScenarioError> {
+        let Some(names) = &self.from else { return Ok(vec![Party::Everything]) };
+        names
+            .iter()
+            .map(|name| match name.as_str() {
+                "clients" => Ok(Party::Clients),
+                zone if members.has_zone(zone) => Ok(Party::Zone(zone.to_owned())),
+                node if members.node(node).is_some() => Ok(Party::Node(node.to_owned())),
+                other => {
+                    invalid(format!("{field}.from"), format!("{other:?} is neither a zone, a node nor \"clients\""))
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scenario(steps: &str) -> Result<Scenario, ScenarioError> {
+        Scenario::parse(&format!("name = \"x\"\ndescription = \"y\"\n{steps}"))
+    }
+
+    #[test]
+    fn a_story_is_read() {
+        let story = scenario(
+            r#"
+            [cluster]
+            delay = { "a-c" = "15ms", "b-c" = "15ms" }
+            [workload]
+            clients = 3
+            duration = "1.5s"
+            [[steps]]
+            at = "2s"
+            fault = "blackhole"
+            zone = "a"
+            from = ["clients", "b1", "c"]
+            direction = "out"
+            for = "500ms"
+            [[steps]]
+            after = "1s"
+            fault = "kill"
+            node = "leader"
+            for = "2s"
+            [expect]
+            rto_at_most = "10s"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(Duration::from(story.workload.duration), Duration::from_millis(1_500));
+        assert_eq!(
+            story.steps(),
+            [
+                Step {
+                    when: When::At(Duration::from_secs(2)),
+                    blow: Blow::Blackhole {
+                        from: vec![Party::Clients, Party::Node("b1".into()), Party::Zone("c".into())],
+                        direction: Direction::Out,
+                    },
+                    target: Target::Zone("a".into()),
+                    lasts: Duration::from_millis(500),
+                },
+                Step {
+                    when: When::AfterRecovery(Duration::from_secs(1)),
+                    blow: Blow::Kill,
+                    target: Target::Leader,
+                    lasts: Duration::from_secs(2),
+                },
+            ]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_with_its_field() {
+        let step = |rest: &str| format!("[[steps]]\n{rest}");
+        let cases = [
+            (step("at = '1s'\nfault = 'kill'\nnode = 'a1'"), "for"),
+            (step("fault = 'kill'\nnode = 'a1'\nfor = '1s'"), "steps[0]: needs `at` or `after`"),
+            (step("at = '1s'\nafter = '1s'\nfault = 'kill'\nnode = 'a1'\nfor = '1s'"), "not both"),
+            (step("at = '1s'\nfault = 'kill'\nfor = '1s'"), "needs `zone` or `node`"),
+            (step("at = '1s'\nfault = 'kill'\nnode = 'z9'\nfor = '1s'"), "steps[0].node"),
+            (step("at = '1s'\nfault = 'kill'\nzone = 'z'\nfor = '1s'"), "steps[0].zone"),
+            (step("at = '1s'\nfault = 'burn'\nzone = 'a'\nfor = '1s'"), "steps[0].fault"),
+            (step("at = '1s'\nfault = 'kill'\nzone = 'a'\nfor = '0s'"), "steps[0].for"),
+            (step("at = '1s'\nfault = 'kill'\nzone = 'a'\nfor = '1s'\nfrom = ['b']"), "steps[0].from"),
+            (step("at = '1s'\nfault = 'kill'\nzone = 'a'\nfor = '1s'\ndelay = '1ms'"), "steps[0].delay"),
+            (step("at = '1s'\nfault = 'slow'\nzone = 'a'\nfor = '1s'"), "slow needs"),
+            (step("at = '1s'\nfault = 'blackhole'\nzone = 'a'\nfor = '1s'\nfrom = ['q']"), "steps[0].from"),
+            (step("at = '1 hour'\nfault = 'kill'\nzone = 'a'\nfor = '1s'"), "1 hour"),
+            (step("at = '1s'\nfault = 'kill'\nzone = 'a'\nfor = '1s'\ncolour = 'red'"), "colour"),
+            ("[workload]\nread_percent = 101".into(), "workload.read_percent"),
+            ("[workload]\nclients = 0".into(), "workload.clients"),
+            ("[cluster]\ndelay = { \"c-a\" = '1ms' }".into(), "cluster.delay"),
+        ];
+        for (text, why) in cases {
+            let error = scenario(&text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert!(Scenario::parse("name = 'A b'\ndescription = ''").is_err());
+    }
+
+    #[test]
+    fn the_scenarios_of_the_repository_are_sound() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let mut count = 0;
+        for file in std::fs::read_dir(dir).unwrap() {
+            let path = file.unwrap().path();
+            let scenario = Scenario::load(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert_eq!(path.file_stem().unwrap().to_str().unwrap(), scenario.name);
+            assert!(!scenario.steps().is_empty());
+            count += 1;
+        }
+        assert!(count >= 3, "{count} scenarios");
+    }
+}

@@ -1,0 +1,247 @@
+//! Forms the cluster, lets a node with an empty log take part only when that is safe, and keeps the registry of nodes.
+//!
+//! Invariants: a node whose log is empty answers no peer before a majority of the voters has been asked whether its id is
+//! already another data directory's (a wiped voter would have forgotten its votes and its acknowledgements); only one
+//! membership can ever be proposed as a group's first entry, so that nodes which form the cluster at once agree.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use tercet_proto::v1;
+
+use crate::ledger::{Command, PreparedCommand};
+use crate::node::Node;
+use crate::raft::proposer::Proposed;
+
+const HELLO_TIMEOUT: Duration = Duration::from_millis(800);
+const HELLO_PAUSE: Duration = Duration::from_millis(100);
+/// The second in the order of preference forms the cluster only when the first has not done so for this long.
+const FORMING_TURN: Duration = Duration::from_secs(5);
+const REGISTRY_PAUSE: Duration = Duration::from_millis(300);
+
+/// Starts the controller's tasks; they end when the node stops.
+pub fn start(node: &Arc<Node>) {
+    let tasks: [futures::future::BoxFuture<'static, ()>; 3] = [
+        Box::pin(take_part(node.clone())),
+        Box::pin(keep_registry(node.clone())),
+        Box::pin(follow_group_zero(node.clone())),
+    ];
+    for task in tasks {
+        spawn_until_stopped(node, task);
+    }
+    for group in &node.groups {
+        spawn_until_stopped(node, Box::pin(report_leadership(node.clone(), group.id())));
+    }
+}
+
+fn spawn_until_stopped(node: &Node, task: futures::future::BoxFuture<'static, ()>) {
+    let mut stopping = node.stopping.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = task => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+    });
+}
+
+/// Ids of the voters, most preferred zone first.
+fn voters_by_preference(node: &Node) -> Vec<u64> {
+    let mut voters: Vec<_> = node
+        .topology
+        .voters()
+        .map(|voter| {
+            let preference = node.topology.zone(&voter.zone).map_or(u32::MAX, |zone| zone.leader_preference);
+            (preference, voter.id)
+        })
+        .collect();
+    voters.sort_unstable();
+    voters.into_iter().map(|(_, id)| id).collect()
+}
+
+/// Asks all other nodes who they are.
+async fn hello_all(node: &Node) -> BTreeMap<u64, v1::HelloResponse> {
+    let asked = node.peers.ids().map(|id| async move {
+        let mut client = node.peers.client(id).ok()?;
+        let request = v1::HelloRequest { header: Some(node.peers.header(id, 0)) };
+        let answer = tokio::time::timeout(HELLO_TIMEOUT, client.hello(request)).await;
+        match answer {
+            Ok(Ok(response)) => Some((id, response.into_inner())),
+            Ok(Err(status)) => {
+                tracing::debug!(peer = id, %status, "hello refused");
+                None
+            }
+            Err(_) => None,
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// Lets this node take part, and forms the cluster when it is this node's turn.
+async fn take_part(node: Arc<Node>) {
+    let own = node.identity.node_id();
+    let voters = voters_by_preference(&node);
+    if node.fresh && !admit(&node, own, &voters).await {
+        return;
+    }
+    node.admitted.send_replace(true);
+    node.event(0, "started", format!("node {} takes part, incarnation {}", node.name, node.identity.incarnation()));
+    let Some(turn) = voters.iter().position(|id| *id == own) else { return };
+    let turn = FORMING_TURN.saturating_mul(u32::try_from(turn).unwrap_or(u32::MAX));
+    let ready_since = Instant::now();
+    for group in &node.groups {
+        while !group.is_initialized().await {
+            let answers = hello_all(&node).await;
+            let voters_fresh =
+                voters.iter().filter(|id| **id == own || answers.get(id).is_some_and(|a| a.fresh)).count();
+            let formed_elsewhere = answers.values().any(|answer| !answer.fresh);
+            if !formed_elsewhere && voters_fresh * 2 > voters.len() && ready_since.elapsed() >= turn
+                || group.id() > 0 && turn.is_zero() && formed_here(&node)
+            {
+                match group.initialize(&voters).await {
+                    Ok(()) => node.event(group.id(), "formed", format!("group {} formed", group.id())),
+                    Err(error) => tracing::warn!(%error, "the group could not be formed yet"),
+                }
+            }
+            tokio::time::sleep(HELLO_PAUSE).await;
+        }
+    }
+}
+
+/// Whether this node has formed group 0 in this run: then it forms the others, too.
+fn formed_here(node: &Node) -> bool {
+    node.fresh && node.group_zero().leader().is_some()
+}
+
+/// Waits until a majority of the voters says that this node's id is not another data directory's. False: it is.
+async fn admit(node: &Node, own: u64, voters: &[u64]) -> bool {
+    loop {
+        let answers = hello_all(node).await;
+        let other = answers
+            .values()
+            .map(|answer| answer.registered_incarnation)
+            .find(|registered| *registered != 0 && *registered != node.identity.incarnation());
+        if let Some(registered) = other {
+            let failure = format!(
+                "data directory {} is empty, but the cluster knows node {} by incarnation {registered}: a wiped voter has \
+                 forgotten what it acknowledged and must not vote; bring the old directory back",
+                node.identity.dir().display(),
+                node.name,
+            );
+            node.failure.send_replace(Some(failure));
+            return false;
+        }
+        let heard = voters.iter().filter(|id| **id == own || answers.contains_key(id)).count();
+        if heard * 2 > voters.len() {
+            return true;
+        }
+        tokio::time::sleep(HELLO_PAUSE).await;
+    }
+}
+
+/// The leader of group 0 gives the cluster its id and registers every node's incarnation on first sight.
+async fn keep_registry(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(REGISTRY_PAUSE).await;
+        let group = node.group_zero();
+        if !group.is_leader() {
+            continue;
+        }
+        let (formed, missing) = {
+            let ledger = group.state().ledger();
+            let missing: Vec<u64> = node
+                .topology
+                .nodes
+                .iter()
+                .map(|entry| entry.id)
+                .filter(|id| ledger.registered_incarnation(*id).is_none())
+                .collect();
+            (ledger.cluster_id().is_some(), missing)
+        };
+        if !formed {
+            propose(&node, Command::FormCluster { cluster_id: rand::random(), groups: node.topology.cluster.groups }).await;
+            continue;
+        }
+        if missing.is_empty() {
+            continue;
+        }
+        let mut seen: BTreeMap<u64, u64> = hello_all(&node)
+            .await
+            .into_iter()
+            .filter_map(|(id, answer)| Some((id, answer.header?.incarnation)))
+            .collect();
+        seen.insert(node.identity.node_id(), node.identity.incarnation());
+        for id in missing {
+            if let Some(&incarnation) = seen.get(&id).filter(|incarnation| **incarnation != 0) {
+                propose(&node, Command::RegisterNode { node_id: id, incarnation }).await;
+            }
+        }
+    }
+}
+
+async fn propose(node: &Node, command: Command) {
+    let prepared = match PreparedCommand::new(&command) {
+        Ok(prepared) => Arc::new(prepared),
+        Err(refusal) => return tracing::error!(%refusal, "a command of this node's own is malformed"),
+    };
+    match node.group_zero().propose(prepared).await {
+        Proposed::Done { .. } => {}
+        Proposed::NotLeader(_) => tracing::debug!(?command, "not the leader any more"),
+        Proposed::Unknown(why) => tracing::debug!(?command, why, "outcome unknown; looked at again"),
+    }
+}
+
+/// Keeps the cluster id in the identity, and notices that this node's id has become another directory's.
+async fn follow_group_zero(node: Arc<Node>) {
+    let mut applied = node.group_zero().state().applied();
+    loop {
+        let (cluster_id, registered) = {
+            let ledger = node.group_zero().state().ledger();
+            (ledger.cluster_id(), ledger.registered_incarnation(node.identity.node_id()))
+        };
+        if let Some(id) = cluster_id {
+            let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+            if let Err(error) = node.identity.learn_cluster_id(&hex) {
+                node.failure.send_replace(Some(error.to_string()));
+                return;
+            }
+        }
+        if let Some(other) = registered.filter(|known| *known != node.identity.incarnation()) {
+            node.failure.send_replace(Some(format!(
+                "node {} is registered with incarnation {other}, this data directory is {}",
+                node.name,
+                node.identity.incarnation()
+            )));
+            return;
+        }
+        if cluster_id.is_some() && registered.is_some() {
+            return;
+        }
+        if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reports every change of a group's leader.
+async fn report_leadership(node: Arc<Node>, group: u32) {
+    let Ok(group) = node.group(group) else { return };
+    let mut seen = group.leadership();
+    let mut last = None;
+    loop {
+        let now = {
+            let leadership = seen.borrow_and_update();
+            (leadership.term, leadership.leader)
+        };
+        if last != Some(now) {
+            let (term, leader) = now;
+            let who = leader.map_or("nobody".into(), |id| node.name_of(id));
+            node.event(group.id(), "leader_changed", format!("leader is {who} in term {term}"));
+            last = Some(now);
+        }
+        if seen.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `tercet serve`: one node of the cluster, until it is told to stop or its storage fails.
+//!
+//! Invariant: a storage failure ends the process with its own exit code and is never retried here (G9).
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tercet_proto::topology::Topology;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit::{Exit, Failure};
+use super::output::notice;
+use crate::server::{Server, ServerConfig};
+
+/// Arguments of `tercet serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tercet serve --topology topology.toml --node a1 --data-dir /var/lib/tercet/a1
+
+The node serves when it has said `tercet: node NAME serving clients on ADDRESS` on standard error. SIGINT or SIGTERM stop
+it cleanly. Exit code 70 means that a write or flush failed: look at the disk before starting the node again.")]
+pub(crate) struct ServeArgs {
+    /// The topology file.
+    #[arg(long, value_name = "FILE")]
+    topology: PathBuf,
+    /// Which node of the topology this is.
+    #[arg(long, value_name = "NAME")]
+    node: String,
+    /// Where the node keeps its log and index; made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+/// Serves until a signal or a storage failure.
+///
+/// # Errors
+/// What keeps the node from starting, or exit code 70 with the reason of the storage failure.
+pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
+    // Registered first, so that a signal during the start is not lost.
+    let mut stop = StopSignals::new()?;
+    let topology = Topology::load(&args.topology)?;
+    let disk = topology.storage.disk;
+    let config = ServerConfig { topology, node: args.node, data_dir: args.data_dir, disk };
+    let server = Server::start(config).await.map_err(|error| Failure::failed(error.to_string()))?;
+    notice(&format!("tercet: node {} serving clients on {}", server.node(), server.client_address()));
+    notice(&format!("tercet: disk {}", server.disk_description()));
+    let failure = tokio::select! {
+        signal = stop.wait() => {
+            notice(&format!("tercet: node {}: {signal}, stopping", server.node()));
+            None
+        }
+        why = server.failed() => Some(why),
+    };
+    let node = server.node().to_owned();
+    server.stop().await;
+    match failure {
+        None => {
+            notice(&format!("tercet: node {node} stopped"));
+            Ok(())
+        }
+        Some(why) => Err(Failure::new(
+            Exit::Storage,
+            format!(
+                "node {node}: storage failed and the node stopped for good: {why}; do not restart it unseen"
+            ),
+        )),
+    }
+}
+
+/// SIGINT and SIGTERM.
+pub(crate) struct StopSignals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    /// Catches both from now on.
+    ///
+    /// # Errors
+    /// The system does not let signals be caught.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let register =
+            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot catch signals: {error}")));
+        Ok(Self {
+            interrupt: register(SignalKind::interrupt())?,
+            terminate: register(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next one and names it.
+    pub(crate) async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! The proposal encoding: what one Raft log entry of tag 1 holds. `proto/WIRE.md` describes the bytes.
+//!
+//! Invariants: a request is encoded once, by the node that proposes it, and read in place by everyone else; reading never
+//! panics, whatever the bytes; a proposal that parses has exactly as many commands as it states and nothing behind them.
+//!
+//! ```text
+//! proposal, little-endian                           command
+//!  0  version          u8   1                        0  kind    u8   1 append, 2 create journal, 3 map journal,
+//!  1  leader           u64  node id                                  4 form cluster, 5 register node
+//!  9  leader_clock_us  i64                           1  length  u32  of the body
+//! 17  city_watermark   u64                           5  body
+//! 25  geo_watermark    u64
+//! 33  commands         u32 count, then the commands
+//!
+//! append          journal u8 length + name, class u8 (0 the journal's, 1 city, 2 geo), entries u32 count, client parts
+//! create journal  settings (canonical/creation.rs)
+//! map journal     u8 length + name
+//! form cluster    cluster_id 16 bytes, groups u32
+//! register node   node_id u64, incarnation u64
+//! ```
+
+use bytes::Bytes;
+use prost::Message;
+use tercet_proto::canonical::{
+    CanonicalError, EntryView, JournalSettings, Reader, check_journal_name, encode_entry,
+};
+use tercet_proto::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_ENTRIES, RESERVED_JOURNAL_PREFIX};
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::v1::{AppendRequest, DurabilityClass};
+
+/// Version of the proposal encoding.
+pub const PROPOSAL_VERSION: u8 = 1;
+
+/// Bytes before the first command.
+const HEADER_BYTES: usize = 37;
+/// Where the count of commands stands.
+const COUNT_AT: usize = 33;
+/// Bytes of a command before its body.
+const FRAME_BYTES: usize = 5;
+
+const KIND_APPEND: u8 = 1;
+const KIND_CREATE_JOURNAL: u8 = 2;
+const KIND_MAP_JOURNAL: u8 = 3;
+const KIND_FORM_CLUSTER: u8 = 4;
+const KIND_REGISTER_NODE: u8 = 5;
+
+/// What a leader says once for all commands of a proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProposalHeader {
+    /// Id of the node that proposes.
+    pub leader: u64,
+    /// Its UTC clock, microseconds since 1970.
+    pub leader_clock_us: i64,
+    /// The highest index that it knows to be placed as class `city` demands.
+    pub city_watermark: u64,
+    /// The same for class `geo`.
+    pub geo_watermark: u64,
+}
+
+/// Everything that a proposal can hold besides appends, which are made with [`PreparedCommand::append`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Makes a journal in this group.
+    CreateJournal(JournalSettings),
+    /// Group 0 only: says which group keeps a journal of this name.
+    MapJournal {
+        /// The journal.
+        name: String,
+    },
+    /// Group 0 only: gives the cluster its id and its number of groups; the first one wins.
+    FormCluster {
+        /// Random.
+        cluster_id: [u8; 16],
+        /// Groups of the cluster, at least 1.
+        groups: u32,
+    },
+    /// Group 0 only: binds a node id to a data directory; the first one wins.
+    RegisterNode {
+        /// The node.
+        node_id: u64,
+        /// Its data directory's number.
+        incarnation: u64,
+    },
+}
+
+/// A validated command, encoded once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedCommand {
+    bytes: Vec<u8>,
+    journal: Option<String>,
+    entry_count: usize,
+}
+
+impl PreparedCommand {
+    /// Encodes a command.
+    ///
+    /// # Errors
+    /// A journal's name or settings, or a number of groups, that cannot be.
+    pub fn new(command: &Command) -> Result<Self, Refusal> {
+        let mut bytes = Vec::with_capacity(128);
+        let journal = match command {
+            Command::CreateJournal(settings) => {
+                check_journal_name(&settings.name, "name")?;
+                frame(&mut bytes, KIND_CREATE_JOURNAL, |out| settings.encode(out))?;
+                Some(settings.name.clone())
+            }
+            Command::MapJournal { name } => {
+                check_journal_name(name, "name")?;
+                frame(&mut bytes, KIND_MAP_JOURNAL, |out| put_name(out, name))?;
+                Some(name.clone())
+            }
+            Command::FormCluster { cluster_id, groups } => {
+                if *groups == 0 {
+                    let message = "a cluster has at least one group";
+                    return Err(Refusal::new(Reason::RequestMalformed, "groups", message));
+                }
+                frame(&mut bytes, KIND_FORM_CLUSTER, |out| {
+                    out.extend_from_slice(cluster_id);
+                    out.extend_from_slice(&groups.to_le_bytes());
+                })?;
+                None
+            }
+            Command::RegisterNode { node_id, incarnation } => {
+                frame(&mut bytes, KIND_REGISTER_NODE, |out| {
+                    out.extend_from_slice(&node_id.to_le_bytes());
+                    out.extend_from_slice(&incarnation.to_le_bytes());
+                })?;
+                None
+            }
+        };
+        Ok(Self { bytes, journal, entry_count: 0 })
+    }
+
+    /// Validates and encodes a client's append: everything that can be said without the journal's state.
+    ///
+    /// # Errors
+    /// A [`Refusal`] naming the field at fault, e.g. `entries[3].postings[0].amount`.
+    pub fn append(request: &AppendRequest) -> Result<Self, Refusal> {
+        if request.journal.starts_with(RESERVED_JOURNAL_PREFIX) {
+            let message = format!("journals that begin with {RESERVED_JOURNAL_PREFIX} are the system's");
+            return Err(Refusal::new(Reason::JournalReserved, "journal", message));
+        }
+        Self::system_append(request)
+    }
+
+    /// As [`PreparedCommand::append`], for the system's own journals, too.
+    ///
+    /// # Errors
+    /// A [`Refusal`] naming the field at fault.
+    pub fn system_append(request: &AppendRequest) -> Result<Self, Refusal> {
+        check_journal_name(&request.journal, "journal")?;
+        let class = check_class(request.durability_class)?;
+        let encoded_bytes = check_size(request)?;
+        let count = u32::try_from(request.entries.len()).unwrap_or(u32::MAX);
+        let mut bytes = Vec::with_capacity(encoded_bytes + 128);
+        let mut fault = None;
+        frame(&mut bytes, KIND_APPEND, |out| {
+            put_name(out, &request.journal);
+            out.push(class);
+            out.extend_from_slice(&count.to_le_bytes());
+            fault = request.entries.iter().enumerate().find_map(|(at, entry)| {
+                encode_entry(entry, out).err().map(|refusal| refusal.within(&format!("entries[{at}]")))
+            });
+        })?;
+        match fault {
+            Some(refusal) => Err(refusal),
+            None => {
+                Ok(Self { bytes, journal: Some(request.journal.clone()), entry_count: request.entries.len() })
+            }
+        }
+    }
+
+    /// The journal that it is about, if it is about one.
+    #[must_use]
+    pub fn journal(&self) -> Option<&str> {
+        self.journal.as_deref()
+    }
+
+    /// How many entries it would append.
+    #[must_use]
+    pub const fn entry_count(&self) -> usize {
+        self.entry_count
+    }
+
+    /// What it adds to a proposal, in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Validates and encodes a client's append; short for [`PreparedCommand::append`].
+///
+/// # Errors
+/// A [`Refusal`] naming the field at fault.
+pub fn prepare(request: &AppendRequest) -> Result<PreparedCommand, Refusal> {
+    PreparedCommand::append(request)
+}
+
+fn check_class(class: i32) -> Result<u8, Refusal> {
+    match DurabilityClass::try_from(class) {
+        Ok(DurabilityClass::Unspecified) => Ok(0),
+        Ok(DurabilityClass::City) => Ok(1),
+        Ok(DurabilityClass::Geo) => {
+            let message = "class GEO is not offered by this version";
+            Err(Refusal::new(Reason::ClassUnimplemented, "durability_class", message))
+        }
+        Err(_) => {
+            let message = format!("{class} is no durability class");
+            Err(Refusal::new(Reason::ClassInvalid, "durability_class", message))
+        }
+    }
+}
+
+fn check_size(request: &AppendRequest) -> Result<usize, Refusal> {
+    let count = request.entries.len();
+    if count == 0 {
+        return Err(Refusal::new(Reason::RequestEmpty, "entries", "the request has no entries"));
+    }
+    if count > MAX_REQUEST_ENTRIES {
+        let message = format!("{count} entries are more than {MAX_REQUEST_ENTRIES}");
+        return Err(Refusal::new(Reason::RequestTooLarge, "entries", message));
+    }
+    let encoded_bytes = request.encoded_len();
+    if encoded_bytes > MAX_REQUEST_BYTES {
+        let message = format!("{encoded_bytes} bytes encoded are more than {MAX_REQUEST_BYTES}");
+        return Err(Refusal::new(Reason::RequestTooLarge, "entries", message));
+    }
+    Ok(encoded_bytes)
+}
+
+/// Writes a command's kind and length around its body.
+fn frame(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) -> Result<(), Refusal> {
+    let start = out.len();
+    out.push(kind);
+    out.extend_from_slice(&[0; 4]);
+    body(out);
+    let length = u32::try_from(out.len() - start - FRAME_BYTES)
+        .map_err(|_| Refusal::new(Reason::RequestTooLarge, "", "the command is larger than 4 GiB"))?;
+    out[start + 1..start + FRAME_BYTES].copy_from_slice(&length.to_le_bytes());
+    Ok(())
+}
+
+/// The name has been checked: at most 64 bytes.
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    out.extend_from_slice(name.as_bytes());
+}
+
+/// Collects commands into one proposal.
+#[derive(Debug, Clone)]
+pub struct ProposalBuilder {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl ProposalBuilder {
+    /// An empty proposal.
+    #[must_use]
+    pub fn new(header: ProposalHeader) -> Self {
+        let mut bytes = Vec::with_capacity(4 * 1024);
+        bytes.push(PROPOSAL_VERSION);
+        bytes.extend_from_slice(&header.leader.to_le_bytes());
+        bytes.extend_from_slice(&header.leader_clock_us.to_le_bytes());
+        bytes.extend_from_slice(&header.city_watermark.to_le_bytes());
+        bytes.extend_from_slice(&header.geo_watermark.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        Self { bytes, count: 0 }
+    }
+
+    /// Adds a command; its outcome will stand at this place among the outcomes.
+    pub fn push_prepared(&mut self, command: &PreparedCommand) {
+        self.bytes.extend_from_slice(&command.bytes);
+        self.count += 1;
+    }
+
+    /// Encodes and adds a command.
+    ///
+    /// # Errors
+    /// As [`PreparedCommand::new`]; nothing is added then.
+    pub fn push(&mut self, command: &Command) -> Result<(), Refusal> {
+        self.push_prepared(&PreparedCommand::new(command)?);
+        Ok(())
+    }
+
+    /// How large the proposal is by now, in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many commands it has.
+    #[must_use]
+    pub const fn command_count(&self) -> u32 {
+        self.count
+    }
+
+    /// The payload of the log entry.
+    #[must_use]
+    pub fn finish(mut self) -> Bytes {
+        self.bytes[COUNT_AT..HEADER_BYTES].copy_from_slice(&self.count.to_le_bytes());
+        Bytes::from(self.bytes)
+    }
+}
+
+/// A proposal, read in place.
+#[derive(Debug, Clone, Copy)]
+pub struct ProposalView<'a> {
+    header: ProposalHeader,
+    count: u32,
+    body: &'a [u8],
+}
+
+impl<'a> ProposalView<'a> {
+    /// Reads the header and checks the frames of all commands.
+    ///
+    /// # Errors
+    /// An unknown version; frames that do not fill the bytes exactly.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, CanonicalError> {
+        let mut reader = Reader::new(bytes);
+        let version = reader.u8("proposal")?;
+        if version != PROPOSAL_VERSION {
+            return Err(CanonicalError::Version { what: "proposal", found: version });
+        }
+        let header = ProposalHeader {
+            leader: reader.u64("leader")?,
+            leader_clock_us: reader.i64("leader's clock")?,
+            city_watermark: reader.u64("city watermark")?,
+            geo_watermark: reader.u64("geo watermark")?,
+        };
+        let count = reader.u32("commands")?;
+        let body = reader.rest();
+        for _ in 0..count {
+            read_frame(&mut reader)?;
+        }
+        if !reader.is_empty() {
+            return Err(CanonicalError::Invalid { what: "commands" });
+        }
+        Ok(Self { header, count, body })
+    }
+
+    /// What the leader said for all commands.
+    #[must_use]
+    pub const fn header(&self) -> ProposalHeader {
+        self.header
+    }
+
+    /// How many commands there are.
+    #[must_use]
+    pub const fn command_count(&self) -> u32 {
+        self.count
+    }
+
+    /// The commands, in order.
+    #[must_use]
+    pub const fn commands(&self) -> Commands<'a> {
+        Commands { reader: Reader::new(self.body), left: self.count }
+    }
+}
+
+fn read_frame<'a>(reader: &mut Reader<'a>) -> Result<(u8, &'a [u8]), CanonicalError> {
+    let kind = reader.u8("command")?;
+    let length = reader.u32("command length")?;
+    let length = usize::try_from(length).map_err(|_| CanonicalError::Invalid { what: "command length" })?;
+    Ok((kind, reader.bytes(length, "command")?))
+}
+
+/// The commands of a proposal. Ends after the first that cannot be read.
+#[derive(Debug, Clone)]
+pub struct Commands<'a> {
+    reader: Reader<'a>,
+    left: u32,
+}
+
+impl<'a> Iterator for Commands<'a> {
+    type Item = Result<CommandView<'a>, CanonicalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let view = read_frame(&mut self.reader).and_then(|(kind, body)| CommandView::read(kind, body));
+        if view.is_err() {
+            self.left = 0;
+        }
+        Some(view)
+    }
+}
+
+/// One command, read in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandView<'a> {
+    /// Appends entries to a journal.
+    Append(AppendView<'a>),
+    /// Any other.
+    Other(Command),
+}
+
+impl<'a> CommandView<'a> {
+    fn read(kind: u8, body: &'a [u8]) -> Result<Self, CanonicalError> {
+        let mut reader = Reader::new(body);
+        let view = match kind {
+            KIND_APPEND => return AppendView::read(reader).map(Self::Append),
+            KIND_CREATE_JOURNAL => Command::CreateJournal(JournalSettings::read(&mut reader)?),
+            KIND_MAP_JOURNAL => Command::MapJournal { name: read_name(&mut reader)?.to_owned() },
+            KIND_FORM_CLUSTER => {
+                let (cluster_id, groups) = (reader.array("cluster id")?, reader.u32("groups")?);
+                if groups == 0 {
+                    return Err(CanonicalError::Invalid { what: "groups" });
+                }
+                Command::FormCluster { cluster_id, groups }
+            }
+            KIND_REGISTER_NODE => {
+                let node_id = reader.u64("node id")?;
+                Command::RegisterNode { node_id, incarnation: reader.u64("incarnation")? }
+            }
+            _ => return Err(CanonicalError::Invalid { what: "command" }),
+        };
+        if !reader.is_empty() {
+            return Err(CanonicalError::Invalid { what: "command length" });
+        }
+        Ok(Self::Other(view))
+    }
+}
+
+fn read_name<'a>(reader: &mut Reader<'a>) -> Result<&'a str, CanonicalError> {
+    let name = reader.short_text("journal name")?;
+    check_journal_name(name, "").map_err(|_| CanonicalError::Invalid { what: "journal name" })?;
+    Ok(name)
+}
+
+/// An append, read in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppendView<'a> {
+    journal: &'a str,
+    class: DurabilityClass,
+    count: u32,
+    entries: &'a [u8],
+}
+
+impl<'a> AppendView<'a> {
+    fn read(mut reader: Reader<'a>) -> Result<Self, CanonicalError> {
+        let journal = reader.short_text("journal name")?;
+        let class = DurabilityClass::try_from(i32::from(reader.u8("class")?))
+            .map_err(|_| CanonicalError::Invalid { what: "class" })?;
+        let count = reader.u32("entries")?;
+        Ok(Self { journal, class, count, entries: reader.rest() })
+    }
+
+    /// The journal's name.
+    #[must_use]
+    pub const fn journal(&self) -> &'a str {
+        self.journal
+    }
+
+    /// The class that was asked for; unspecified: the journal's.
+    #[must_use]
+    pub const fn class(&self) -> DurabilityClass {
+        self.class
+    }
+
+    /// How many entries the request has.
+    #[must_use]
+    pub const fn entry_count(&self) -> u32 {
+        self.count
+    }
+
+    /// The entries, in order.
+    #[must_use]
+    pub const fn entries(&self) -> Entries<'a> {
+        Entries { rest: self.entries, left: self.count }
+    }
+}
+
+/// The entries of an append. Ends after the first that cannot be read.
+#[derive(Debug, Clone)]
+pub struct Entries<'a> {
+    rest: &'a [u8],
+    left: u32,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<EntryView<'a>, CanonicalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        match EntryView::parse(self.rest) {
+            Ok((_, rest)) if self.left == 0 && !rest.is_empty() => {
+                Some(Err(CanonicalError::Invalid { what: "entries" }))
+            }
+            Ok((view, rest)) => {
+                self.rest = rest;
+                Some(Ok(view))
+            }
+            Err(error) => {
+                self.left = 0;
+                Some(Err(error))
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Which keys a group knows (G3): exactly once for as long as the journal lives, without reading the index for new keys.
+//!
+//! Where a key may be: in the hot table (since the last checkpoint), in the frozen table (being written by a checkpoint), in
+//! the index (older). The filter holds every key of all three; what it denies is new.
+//!
+//! Invariants: a key is in the filter before it leaves the hot table; a lookup answers from the newest place that has the
+//! key; outcomes never depend on the hash seed or on the filter's false positives, which only cost a lookup.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use fastbloom::BloomFilter;
+
+use super::store::{self, KeyIndex, LedgerError};
+use super::table::ByteTable;
+
+/// Bytes of the content hash that are kept per key.
+pub(super) const CONTENT_BYTES: usize = 16;
+
+/// First filter's capacity; each further one holds twice as many.
+const FILTER_FIRST_ITEMS: usize = 64 * 1024;
+/// Per filter. With a dozen filters about 1 of 200 new keys costs a lookup in the index.
+const FILTER_FALSE_POSITIVES: f64 = 0.000_4;
+
+/// What is kept of an entry under its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeyRecord {
+    pub(super) seq: u64,
+    pub(super) content: [u8; CONTENT_BYTES],
+}
+
+/// A growing Bloom filter over hashes.
+struct Filter {
+    parts: Vec<BloomFilter>,
+    /// Of the newest part.
+    items: usize,
+    capacity: usize,
+}
+
+impl Filter {
+    fn new(expected_items: usize) -> Self {
+        let capacity = expected_items.max(FILTER_FIRST_ITEMS);
+        Self { parts: vec![Self::part(capacity)], items: 0, capacity }
+    }
+
+    fn part(capacity: usize) -> BloomFilter {
+        // Only hashes go in and out; the filter's own hasher, and so its seed, is never used.
+        BloomFilter::with_false_pos(FILTER_FALSE_POSITIVES).seed(&0).expected_items(capacity)
+    }
+
+    fn may_contain(&self, hash: u64) -> bool {
+        self.parts.iter().rev().any(|part| part.contains_hash(hash))
+    }
+
+    fn insert(&mut self, hash: u64) {
+        if self.items >= self.capacity {
+            self.capacity *= 2;
+            self.items = 0;
+            self.parts.push(Self::part(self.capacity));
+        }
+        if let Some(part) = self.parts.last_mut() {
+            part.insert_hash(hash);
+            self.items += 1;
+        }
+    }
+}
+
+/// A key of a journal in the form that tables and the index use: journal id (big-endian), key.
+pub(super) struct JournalKey {
+    bytes: [u8; Self::MAX_BYTES],
+    len: usize,
+    hash: u64,
+}
+
+impl JournalKey {
+    const MAX_BYTES: usize = 4 + tercet_proto::limits::MAX_KEY_BYTES;
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// The keys of a group.
+pub(super) struct Keys {
+    group: u32,
+    index: Arc<dyn KeyIndex>,
+    // A random seed, so that nobody can prepare keys that collide. It touches speed only, never an outcome.
+    seed: RandomState,
+    hot: ByteTable<KeyRecord>,
+    frozen: Option<Arc<ByteTable<KeyRecord>>>,
+    filter: Filter,
+}
+
+impl Keys {
+    pub(super) fn new(group: u32, index: Arc<dyn KeyIndex>, expected_keys: usize) -> Self {
+        Self {
+            group,
+            index,
+            seed: RandomState::new(),
+            hot: ByteTable::default(),
+            frozen: None,
+            filter: Filter::new(expected_keys),
+        }
+    }
+
+    pub(super) fn index(&self) -> &dyn KeyIndex {
+        self.index.as_ref()
+    }
+
+    /// The table form of a key; none for a key longer than any that is ever stored.
+    pub(super) fn journal_key(&self, journal: u32, key: &str) -> Option<JournalKey> {
+        let len = 4 + key.len();
+        let mut bytes = [0; JournalKey::MAX_BYTES];
+        bytes[..4].copy_from_slice(&journal.to_be_bytes());
+        bytes.get_mut(4..len)?.copy_from_slice(key.as_bytes());
+        let hash = self.seed.hash_one(&bytes[..len]);
+        Some(JournalKey { bytes, len, hash })
+    }
+
+    /// What is kept under a key.
+    pub(super) fn find(&self, key: &JournalKey) -> Result<Option<KeyRecord>, LedgerError> {
+        if let Some(number) = self.hot.find(key.hash, key.as_bytes()) {
+            return Ok(Some(*self.hot.value(number)));
+        }
+        if !self.filter.may_contain(key.hash) {
+            return Ok(None);
+        }
+        if let Some(frozen) = &self.frozen
+            && let Some(number) = frozen.find(key.hash, key.as_bytes())
+        {
+            return Ok(Some(*frozen.value(number)));
+        }
+        let Some(value) = self.index.get(&store::key_of_key(self.group, key.as_bytes()))? else {
+            return Ok(None);
+        };
+        store::decode_key_record(&value).map(Some)
+    }
+
+    /// Remembers a new key, to be kept by [`Keys::keep`] or forgotten by [`Keys::forget`].
+    pub(super) fn insert(&mut self, key: &JournalKey, record: KeyRecord) {
+        self.hot.insert(key.hash, key.as_bytes(), record);
+    }
+
+    /// Where the hot table stands, for [`Keys::keep`] and [`Keys::forget`].
+    pub(super) fn mark(&self) -> usize {
+        self.hot.len()
+    }
+
+    /// The keys inserted since `mark` stay.
+    pub(super) fn keep(&mut self, mark: usize) {
+        for hash in self.hot.hashes_from(mark) {
+            self.filter.insert(hash);
+        }
+    }
+
+    /// The keys inserted since `mark` were never there.
+    pub(super) fn forget(&mut self, mark: usize) {
+        self.hot.truncate(mark);
+    }
+
+    /// How many keys the next checkpoint would write.
+    pub(super) fn hot_len(&self) -> usize {
+        self.hot.len()
+    }
+
+    /// Hands the hot keys to a checkpoint; they stay findable.
+    pub(super) fn freeze(&mut self) -> Arc<ByteTable<KeyRecord>> {
+        let frozen = Arc::new(std::mem::take(&mut self.hot));
+        self.frozen = Some(frozen.clone());
+        frozen
+    }
+
+    /// The checkpoint's keys are in the index now.
+    pub(super) fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    /// Takes the keys of the index into the filter.
+    pub(super) fn load_filter(&mut self) -> Result<(), LedgerError> {
+        let prefix = store::prefix(self.group, store::TAG_KEY);
+        let (seed, filter) = (&self.seed, &mut self.filter);
+        self.index.scan_prefix(&prefix, &mut |key, _| {
+            if let Some(key) = key.get(prefix.len()..) {
+                filter.insert(seed.hash_one(key));
+            }
+            true
+        })?;
+        Ok(())
+    }
+
+    /// Everything that is known, from all places, by key: for the digest.
+    pub(super) fn for_each(&self, each: &mut dyn FnMut(&[u8], KeyRecord)) -> Result<(), LedgerError> {
+        let prefix = store::prefix(self.group, store::TAG_KEY);
+        let mut fault = None;
+        self.index.scan_prefix(&prefix, &mut |key, value| match store::decode_key_record(value) {
+            Ok(record) => {
+                each(key.get(prefix.len()..).unwrap_or_default(), record);
+                true
+            }
+            Err(error) => {
+                fault = Some(error);
+                false
+            }
+        })?;
+        if let Some(error) = fault {
+            return Err(error);
+        }
+        for table in self.frozen.iter().map(AsRef::as_ref).chain([&self.hot]) {
+            table.iter().for_each(|(key, record)| each(key, *record));
+        }
+        Ok(())
+    }
+}

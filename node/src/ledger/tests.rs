@@ -1,0 +1,7 @@
+//! Tests of the ledger: tables for every refusal, and properties against a naive model.
+
+mod apply;
+mod model;
+mod proposals;
+mod restart;
+mod support;

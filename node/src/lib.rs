@@ -1,0 +1,28 @@
+//! The Tercet node: what one server process of the cluster is made of, in the order of an append's path.
+//!
+//! | module | about |
+//! |---|---|
+//! | [`identity`], [`server`], [`node`] | a data directory's owner; wiring a node; what its services share |
+//! | [`rpc`] | gRPC services, statuses, forwarding |
+//! | [`admission`] | bounded work |
+//! | [`raft`] | openraft over the segment log, the network, the proposer and the placement gate |
+//! | [`ledger`] | journals, keys, hashes, balances: pure |
+//! | [`placement`] | durability classes: pure |
+//! | [`reader`], [`keys`] | entries by position; the ledger's view of the index |
+//! | [`controller`] | forming the cluster, the registry of nodes |
+//! | [`telemetry`] | metrics |
+//! | [`ctl`] | the verbs of the `tercet` command |
+
+pub mod admission;
+pub mod controller;
+pub mod ctl;
+pub mod identity;
+pub mod keys;
+pub mod ledger;
+pub mod node;
+pub mod placement;
+pub mod raft;
+pub mod reader;
+pub mod rpc;
+pub mod server;
+pub mod telemetry;

@@ -1,0 +1,139 @@
+//! One running node: what its services share.
+//!
+//! Invariant: everything here is set once at start; what changes lives in the groups, the identity and the log.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::topology::Topology;
+use tercet_proto::v1;
+use tercet_storage::SegmentLog;
+use tokio::sync::{broadcast, watch};
+
+use crate::admission::Admission;
+use crate::identity::Identity;
+use crate::raft::group::Group;
+use crate::raft::network::peers::Peers;
+use crate::telemetry::{Metrics, resident_bytes};
+
+/// A node's shared parts.
+pub struct Node {
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// What it was started with.
+    pub topology: Topology,
+    /// Its name.
+    pub name: String,
+    /// Its Raft groups, by number.
+    pub groups: Vec<Arc<Group>>,
+    /// The other nodes.
+    pub peers: Arc<Peers>,
+    /// Its log.
+    pub log: SegmentLog,
+    /// Its disk in words.
+    pub disk: String,
+    /// Bounds of what it works on.
+    pub admission: Admission,
+    /// Its metrics.
+    pub metrics: Metrics,
+    /// Events for WatchEvents.
+    pub events: broadcast::Sender<v1::Event>,
+    /// When it started.
+    pub started: Instant,
+    /// Whether peers may be answered: a node with an empty log first asks whether it may take part.
+    pub admitted: watch::Sender<bool>,
+    /// Whether everything that had been applied before the restart is applied again.
+    pub recovered: watch::Sender<bool>,
+    /// Whether the log was empty when the node started.
+    pub fresh: bool,
+    /// Set when the node is stopping.
+    pub stopping: watch::Receiver<bool>,
+    /// Said once, when the node has to stop by itself.
+    pub failure: watch::Sender<Option<String>>,
+}
+
+/// Microseconds since 1970, UTC.
+#[must_use]
+pub fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl Node {
+    /// A group by its number.
+    ///
+    /// # Errors
+    /// GROUP_NOT_FOUND.
+    pub fn group(&self, group: u32) -> Result<&Arc<Group>, Refusal> {
+        self.groups.get(group as usize).ok_or_else(|| {
+            let count = self.groups.len();
+            Refusal::new(Reason::GroupNotFound, "group", format!("there is no group {group}; this cluster has {count}"))
+        })
+    }
+
+    /// The group that keeps the truth of the cluster.
+    #[must_use]
+    pub fn group_zero(&self) -> &Arc<Group> {
+        &self.groups[0]
+    }
+
+    /// Publishes an event and logs it.
+    pub fn event(&self, group: u32, kind: &str, message: String) {
+        tracing::info!(group, kind, message, "event");
+        let event =
+            v1::Event { at_us: now_us(), node: self.name.clone(), group, kind: kind.into(), message };
+        // Nobody may be watching.
+        let _ = self.events.send(event);
+    }
+
+    /// The name of a node; its number where the topology has none.
+    #[must_use]
+    pub fn name_of(&self, id: u64) -> String {
+        if id == 0 {
+            return String::new();
+        }
+        self.topology.node_by_id(id).map_or_else(|| format!("#{id}"), |node| node.name.clone())
+    }
+
+    /// This node's status.
+    #[must_use]
+    pub fn status(&self) -> v1::NodeStatus {
+        let own = self.topology.node_by_id(self.identity.node_id());
+        let zone = own.map(|node| node.zone.clone()).unwrap_or_default();
+        let groups = self.groups.iter().map(|group| self.named(group.status())).collect();
+        let mut warnings = Vec::new();
+        if let Some(failure) = &*self.failure.borrow() {
+            warnings.push(failure.clone());
+        }
+        if !*self.admitted.borrow() {
+            warnings.push("waiting for a majority of the voters before taking part with an empty log".into());
+        }
+        v1::NodeStatus {
+            node: self.name.clone(),
+            node_id: self.identity.node_id(),
+            site: self.topology.site_of(self.identity.node_id()).unwrap_or_default().to_owned(),
+            zone,
+            cluster_id: self.identity.cluster_id(),
+            incarnation: self.identity.incarnation(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            disk: self.disk.clone(),
+            groups,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            resident_bytes: resident_bytes(),
+            data_dir: self.identity.dir().display().to_string(),
+            warnings,
+        }
+    }
+
+    fn named(&self, mut status: v1::GroupStatus) -> v1::GroupStatus {
+        status.leader = self.name_of(status.leader_id);
+        for replica in &mut status.replicas {
+            replica.node = self.name_of(replica.node_id);
+            replica.zone =
+                self.topology.node_by_id(replica.node_id).map(|node| node.zone.clone()).unwrap_or_default();
+        }
+        status
+    }
+}

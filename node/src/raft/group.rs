@@ -1,0 +1,552 @@
+//! One Raft group on this node: starts it, proposes to it, reads from it, answers its peers.
+//!
+//! Invariants: a linearizable read confirms leadership with a quorum (ReadIndex, never a lease); no read shows an index above
+//! the placement watermark; peer messages are checked before openraft sees them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use openraft::errors::RaftError;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::topology::Timing;
+use tercet_proto::v1;
+use tercet_storage::index::Index;
+use tercet_storage::{LogError, SegmentLog};
+use tokio::sync::watch;
+
+use super::codec::{
+    CodecError, entry_from_wire, from_point, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+};
+use super::gate::Gate;
+use super::log_store::LogStore;
+use super::network::NetworkFactory;
+use super::network::peers::Peers;
+use super::proposer::{Clock, Proposed, Proposer, forward_of};
+use super::snapshot::{Snapshot, decode_meta};
+use super::state_machine::{GroupState, StateMachine};
+use super::types::{LogId, Raft, TypeConfig, term_of};
+use crate::keys::SledKeys;
+use crate::ledger::{Ledger, LedgerError, PreparedCommand};
+use crate::placement::Voter;
+
+/// Entries in one append request at most; bytes are bounded by the log store.
+const ENTRIES_PER_REQUEST_MAX: u64 = 256;
+/// openraft appends at most this many entries in one call.
+const ENTRIES_PER_APPEND_MAX: u64 = 1_024;
+/// A snapshot may take this long.
+const SNAPSHOT_TIMEOUT_MS: u64 = 600_000;
+
+/// What a group is started with.
+pub struct GroupParams {
+    /// The group's number.
+    pub group: u32,
+    /// This node.
+    pub node_id: u64,
+    /// The node's log.
+    pub log: SegmentLog,
+    /// The group's index.
+    pub index: Arc<Index>,
+    /// The other nodes.
+    pub peers: Arc<Peers>,
+    /// Voters and where they stand.
+    pub voters: Vec<Voter>,
+    /// Heartbeats and elections.
+    pub timing: Timing,
+    /// The leader's clock for `recorded_at`.
+    pub clock: Clock,
+    /// The cluster's name.
+    pub cluster_name: String,
+}
+
+/// Why a group does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The checkpointed state.
+    #[error("group {group}: {source}")]
+    State {
+        /// The group.
+        group: u32,
+        /// What is wrong.
+        source: LedgerError,
+    },
+    /// openraft.
+    #[error("group {group}: {why}")]
+    Raft {
+        /// The group.
+        group: u32,
+        /// What it said.
+        why: String,
+    },
+}
+
+/// Why a read point cannot be had here.
+#[derive(Debug)]
+pub enum NoReadPoint {
+    /// Ask the leader, if it is known.
+    NotLeader(Option<u64>),
+    /// Refused for now.
+    Refused(Refusal),
+}
+
+/// Who leads, as this node knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term of this node's vote.
+    pub term: u64,
+    /// The leader of that term, when known.
+    pub leader: Option<u64>,
+    /// Whether it is this node.
+    pub leads: bool,
+}
+
+/// A running group.
+pub struct Group {
+    params: GroupParams,
+    raft: Raft,
+    state: Arc<GroupState>,
+    gate: Arc<Gate>,
+    proposer: Proposer,
+    leadership: watch::Sender<Leadership>,
+    leader_heard: Mutex<Instant>,
+}
+
+fn config(params: &GroupParams) -> Config {
+    let timing = params.timing;
+    Config {
+        cluster_name: params.cluster_name.clone(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
+        max_payload_entries: ENTRIES_PER_REQUEST_MAX,
+        max_append_entries: Some(ENTRIES_PER_APPEND_MAX),
+        // The whole log is kept (DESIGN: Retention).
+        snapshot_policy: SnapshotPolicy::Never,
+        replication_lag_threshold: u64::MAX,
+        enable_pre_vote: Some(true),
+        // A restored leader could propose other content under log ids that followers already hold: openraft commits on
+        // their acknowledgements while the leader's own flush is under way.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(timing.election_max_ms.saturating_mul(2)),
+        // Backoff must stay short: a follower that comes back should catch up at once.
+        backoff: "50ms 100ms 200ms ..500ms".into(),
+        ..Config::default()
+    }
+}
+
+impl Group {
+    /// Whether the log holds the entry that the index says was applied last. An index that is ahead of its log would hide
+    /// that entries are missing; it is dropped and rebuilt.
+    #[must_use]
+    pub fn index_fits(group: u32, index: &Arc<Index>, log: &SegmentLog) -> bool {
+        let Ok(ledger) = Ledger::restore(group, Arc::new(SledKeys(index.clone()))) else { return false };
+        let Some((term, applied)) = ledger.applied() else { return true };
+        log.state(group).purged.is_some_and(|purged| purged.index >= applied)
+            || log.point(group, applied).is_some_and(|point| point.term == term)
+    }
+
+    /// Restores the group's state and starts Raft.
+    ///
+    /// # Errors
+    /// The state cannot be restored, or openraft does not start.
+    pub async fn start(params: GroupParams) -> Result<Arc<Self>, GroupError> {
+        let group = params.group;
+        let (flushed_tx, flushed) = watch::channel(0);
+        let state = GroupState::restore(group, params.index.clone(), params.log.clone(), flushed)
+            .map_err(|source| GroupError::State { group, source })?;
+        let floor = state.ledger().city_watermark();
+        let lost_after = Duration::from_millis(params.timing.election_max_ms.saturating_mul(3));
+        let gate =
+            Gate::new(params.node_id, group, params.log.clone(), params.voters.clone(), floor, lost_after);
+        let gate = Arc::new(gate);
+        let flush_gate = gate.clone();
+        let on_flush = Arc::new(move |index| {
+            flushed_tx.send_replace(index);
+            flush_gate.local_flushed();
+        });
+        let store = LogStore::new(params.log.clone(), group, on_flush);
+        let network = NetworkFactory::new(params.peers.clone(), group, gate.clone());
+        let raft_error = |why: String| GroupError::Raft { group, why };
+        let config = Arc::new(config(&params).validate().map_err(|error| raft_error(error.to_string()))?);
+        let machine = StateMachine::new(state.clone());
+        let raft = Raft::new(params.node_id, config, network, store, machine)
+            .await
+            .map_err(|error| raft_error(error.to_string()))?;
+        let proposer = Proposer::start(params.node_id, raft.clone(), gate.clone(), params.clock.clone());
+        let leadership = watch::Sender::new(Leadership::default());
+        let this = Arc::new(Self { params, raft, state, gate, proposer, leadership, leader_heard: Mutex::new(Instant::now()) });
+        this.clone().follow_leadership();
+        Ok(this)
+    }
+
+    /// Tells the gate when this node begins and ceases to lead.
+    fn follow_leadership(self: Arc<Self>) {
+        tokio::spawn(async move {
+            let mut metrics = self.raft.server_metrics();
+            loop {
+                let now = {
+                    let seen = metrics.borrow_and_update();
+                    Leadership {
+                        term: seen.vote.leader_id.term,
+                        leader: seen.current_leader,
+                        leads: seen.state == ServerState::Leader,
+                    }
+                };
+                if now.leads {
+                    self.gate.lead(now.term);
+                } else {
+                    self.gate.demote();
+                }
+                self.leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
+                if metrics.changed().await.is_err() {
+                    self.gate.demote();
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The group's number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.params.group
+    }
+
+    /// The replicated state, to read.
+    #[must_use]
+    pub fn state(&self) -> &GroupState {
+        &self.state
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The leader as this node knows it.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// For how long nothing has been heard of a leader; zero on the leader.
+    #[must_use]
+    pub fn out_of_contact(&self) -> Duration {
+        if self.is_leader() {
+            return Duration::ZERO;
+        }
+        self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Whether this node leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// Who leads, followed.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    /// Proposes a command; the answer comes when it is applied and placed.
+    pub async fn propose(&self, command: Arc<PreparedCommand>) -> Proposed {
+        self.proposer.propose(command).await
+    }
+
+    /// Whether class `city` can be reached now.
+    ///
+    /// # Errors
+    /// PLACEMENT_UNREACHABLE, with what is missing.
+    pub fn ensure_reachable(&self) -> Result<(), Refusal> {
+        self.gate.reachable().map_err(|why| Refusal::new(Reason::PlacementUnreachable, "durability_class", why))
+    }
+
+    /// The payload of a proposal, from the log; none if the log does not hold it.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn proposal_bytes(&self, index: u64) -> Result<Option<bytes::Bytes>, LogError> {
+        let mut records = self.params.log.read(self.params.group, index..index.saturating_add(1), usize::MAX)?;
+        Ok(records.pop().filter(|record| record.index == index).map(|record| record.payload))
+    }
+
+    /// The index up to which a linearizable read may show: everything acknowledged before the call is at or below it.
+    ///
+    /// # Errors
+    /// This node does not lead, cannot confirm that it does, or the placement is not reached in time.
+    pub async fn linearizable_point(&self, timeout: Duration) -> Result<u64, NoReadPoint> {
+        let confirmed = tokio::time::timeout(timeout, self.raft.get_read_linearizer(ReadPolicy::ReadIndex));
+        let linearizer = match confirmed.await {
+            Ok(Ok(linearizer)) => linearizer,
+            Ok(Err(error)) => return Err(self.no_read_point(&error)),
+            Err(_) => return Err(NoReadPoint::NotLeader(None)),
+        };
+        let index = linearizer.read_log_id().index();
+        match linearizer.try_await_ready(&self.raft, Some(timeout)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(NoReadPoint::Refused(recovering("applying is behind"))),
+            Err(_) => return Err(NoReadPoint::NotLeader(None)),
+        }
+        self.wait_placed(index, timeout).await.map_err(NoReadPoint::Refused)?;
+        Ok(self.visible().max(index))
+    }
+
+    fn no_read_point(
+        &self,
+        error: &RaftError<TypeConfig, openraft::errors::LinearizableReadError<TypeConfig>>,
+    ) -> NoReadPoint {
+        match forward_of(error) {
+            Some(leader) if leader != self.params.node_id => NoReadPoint::NotLeader(Some(leader)),
+            _ => NoReadPoint::NotLeader(None),
+        }
+    }
+
+    /// The index up to which a local read may show.
+    #[must_use]
+    pub fn visible(&self) -> u64 {
+        (*self.state.applied().borrow()).min(self.gate.watermark())
+    }
+
+    /// Waits until `index` is known here to be placed.
+    ///
+    /// # Errors
+    /// PLACEMENT_UNREACHABLE when it is not in time.
+    pub async fn wait_placed(&self, index: u64, timeout: Duration) -> Result<(), Refusal> {
+        let mut watermark = self.gate.watch();
+        let reached = watermark.wait_for(|placed| *placed >= index);
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Refusal::new(
+                Reason::PlacementUnreachable,
+                "",
+                "what would be shown is not known to be placed as its class demands",
+            )),
+        }
+    }
+
+    /// Waits until something above `index` is visible here.
+    pub async fn wait_visible_above(&self, index: u64) {
+        let (mut applied, mut watermark) = (self.state.applied(), self.gate.watch());
+        while self.visible() <= index {
+            let ended = tokio::select! {
+                changed = applied.changed() => changed.is_err(),
+                changed = watermark.changed() => changed.is_err(),
+            };
+            if ended {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Waits until what was applied before a restart is applied again, or the cluster's commit covers it.
+    pub async fn wait_for_recovery(&self, timeout: Duration) -> bool {
+        self.raft.wait_for_recovery(Some(timeout)).await.is_ok()
+    }
+
+    /// Whether this group has ever had a membership here.
+    pub async fn is_initialized(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// Forms the group with its first voters; harmless if it is formed already.
+    ///
+    /// # Errors
+    /// openraft refused.
+    pub async fn initialize(&self, voters: &[u64]) -> Result<(), GroupError> {
+        let members: BTreeMap<u64, ()> = voters.iter().map(|id| (*id, ())).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(GroupError::Raft { group: self.params.group, why: error.to_string() }),
+        }
+    }
+
+    /// Moves leadership to a voter that is in contact and caught up, and waits until it leads.
+    ///
+    /// # Errors
+    /// TRANSFER_REFUSED with the reason.
+    pub async fn transfer_leader(&self, to: u64, timeout: Duration) -> Result<u64, Refusal> {
+        let refuse = |why: String| Refusal::new(Reason::TransferRefused, "to", why);
+        if to == self.params.node_id && self.is_leader() {
+            return Ok(self.raft.server_metrics().borrow_watched().vote.leader_id.term);
+        }
+        let replica = self.gate.replicas().into_iter().find(|(node, ..)| *node == to);
+        match replica {
+            None => return Err(refuse("it is not a voter of this group".into())),
+            Some((_, _, None)) => return Err(refuse("it has not answered in this term".into())),
+            Some((_, matched, Some(contact))) => {
+                let limit = Duration::from_millis(self.params.timing.election_max_ms);
+                if contact > limit {
+                    return Err(refuse(format!("it has not answered for {} ms", contact.as_millis())));
+                }
+                let last = self.params.log.state(self.params.group).last.map_or(0, |point| point.index);
+                if last.saturating_sub(matched) > ENTRIES_PER_REQUEST_MAX {
+                    return Err(refuse(format!("it is {} entries behind", last - matched)));
+                }
+            }
+        }
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| refuse(error.to_string()))?;
+        let mut leadership = self.leadership.subscribe();
+        let moved = leadership.wait_for(|now| now.leader == Some(to));
+        match tokio::time::timeout(timeout, moved).await {
+            Ok(Ok(now)) => Ok(now.term),
+            _ => Err(refuse("it did not take over in time".into())),
+        }
+    }
+
+    /// Checkpoints and stops.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = self.params.group, %error, "Raft did not stop cleanly");
+        }
+        self.gate.demote();
+        let state = self.state.clone();
+        match tokio::task::spawn_blocking(move || state.checkpoint()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(group = self.params.group, %error, "no last checkpoint"),
+            Err(error) => tracing::warn!(group = self.params.group, %error, "no last checkpoint"),
+        }
+    }
+
+    /// The group as this node sees it; node names are the caller's to fill in.
+    #[must_use]
+    pub fn status(&self) -> v1::GroupStatus {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let log = self.params.log.state(self.params.group);
+        let index_of = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        let (role, message) = match &metrics.running_state {
+            Ok(()) => (role_name(metrics.state), String::new()),
+            Err(fatal) => ("stopped", fatal.to_string()),
+        };
+        let ledger = self.state.ledger();
+        v1::GroupStatus {
+            group: self.params.group,
+            role: role.into(),
+            term: metrics.current_term,
+            leader_id: metrics.current_leader.unwrap_or(0),
+            leader: String::new(),
+            last_index: metrics.last_log_index.unwrap_or(0),
+            flushed_index: log.durable_last.map_or(0, |point| point.index),
+            committed_index: index_of(metrics.local_committed.max(log.committed.map(from_point))),
+            applied_index: index_of(metrics.last_applied),
+            city_watermark: self.gate.watermark(),
+            replicas: self
+                .gate
+                .replicas()
+                .into_iter()
+                .map(|(node_id, matched_index, contact)| v1::ReplicaStatus {
+                    node_id,
+                    matched_index,
+                    last_contact_ms: contact.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+                    ..Default::default()
+                })
+                .collect(),
+            journals: ledger.journal_count(),
+            entries: ledger.entry_count(),
+            voter_ids: metrics.membership_config.membership().voter_ids().collect(),
+            message,
+        }
+    }
+
+    /// Answers an append request of a leader.
+    ///
+    /// # Errors
+    /// The message cannot be decoded.
+    pub async fn handle_append(&self, request: v1::PeerAppendRequest) -> Result<v1::PeerAppendResponse, CodecError> {
+        use v1::peer_append_response::Result as Answer;
+        let vote = vote_from_wire(request.vote)?;
+        let prev = log_id_from_wire(request.prev);
+        let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
+        let entries = entries?;
+        let last = entries.last().map(|entry| entry.log_id).or(prev);
+        let rpc = AppendEntriesRequest {
+            vote,
+            prev_log_id: prev,
+            entries,
+            leader_commit: log_id_from_wire(request.committed),
+        };
+        let answer = match self.raft.append_entries(rpc).await {
+            Ok(response) => match response.into_stream_result(prev, last) {
+                Ok(matched) => {
+                    *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    self.gate.learn(request.city_watermark);
+                    Answer::Matched(v1::PeerMatched { log_id: log_id_to_wire(matched.as_ref()) })
+                }
+                Err(openraft::raft::StreamAppendError::Conflict(at)) => {
+                    Answer::Conflict(v1::PeerLogId { term: term_of(&at), index: at.index })
+                }
+                Err(openraft::raft::StreamAppendError::HigherVote(vote)) => {
+                    Answer::HigherVote(vote_to_wire(&vote))
+                }
+            },
+            Err(error) => Answer::Fatal(error.to_string()),
+        };
+        Ok(v1::PeerAppendResponse { header: None, result: Some(answer) })
+    }
+
+    /// Answers a vote or pre-vote.
+    ///
+    /// # Errors
+    /// The message cannot be decoded, or Raft has stopped.
+    pub async fn handle_vote(&self, request: v1::PeerVoteRequest, pre_vote: bool) -> Result<v1::PeerVoteResponse, String> {
+        let vote = vote_from_wire(request.vote).map_err(|error| error.to_string())?;
+        let mut rpc = VoteRequest::new(vote, log_id_from_wire(request.last));
+        rpc.leadership_transfer = request.leadership_transfer;
+        let answered = if pre_vote { self.raft.pre_vote(rpc).await } else { self.raft.vote(rpc).await };
+        let response = answered.map_err(|error| error.to_string())?;
+        Ok(v1::PeerVoteResponse {
+            header: None,
+            vote: Some(vote_to_wire(&response.vote)),
+            granted: response.vote_granted,
+            last: log_id_to_wire(response.last_log_id.as_ref()),
+        })
+    }
+
+    /// Answers a leader transfer; an empty string means accepted.
+    ///
+    /// # Errors
+    /// The message cannot be decoded, or Raft has stopped.
+    pub async fn handle_transfer(&self, request: v1::PeerTransferRequest) -> Result<String, String> {
+        let from = vote_from_wire(request.from_leader).map_err(|error| error.to_string())?;
+        let rpc = TransferLeaderRequest::new(from, request.to_node, log_id_from_wire(request.last));
+        let answer = self.raft.handle_transfer_leader(rpc).await.map_err(|error| error.to_string())?;
+        Ok(answer.err().map(|refused| refused.to_string()).unwrap_or_default())
+    }
+
+    /// Installs a snapshot that has arrived whole.
+    ///
+    /// # Errors
+    /// The message cannot be decoded, or Raft has stopped.
+    pub async fn handle_snapshot(
+        &self,
+        vote: Option<v1::PeerVote>,
+        meta: &[u8],
+        data: bytes::Bytes,
+    ) -> Result<v1::PeerSnapshotResponse, String> {
+        let vote = vote_from_wire(vote).map_err(|error| error.to_string())?;
+        let meta = decode_meta(meta).map_err(|error| error.to_string())?;
+        let snapshot = Snapshot { meta, snapshot: data };
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
+        Ok(v1::PeerSnapshotResponse { header: None, vote: Some(vote_to_wire(&answer.vote)) })
+    }
+}
+
+fn recovering(why: &str) -> Refusal {
+    Refusal::new(Reason::Recovering, "", why)
+}
+
+fn role_name(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Leader => "leader",
+        ServerState::Follower => "follower",
+        ServerState::Candidate => "candidate",
+        ServerState::Learner => "learner",
+        _ => "stopped",
+    }
+}

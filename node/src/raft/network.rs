@@ -1,0 +1,282 @@
+//! openraft's network over gRPC: one channel per peer, one append stream per peer and group.
+//!
+//! Invariants: pre-vote, leader transfer and the append stream are all real (openraft's defaults grant, refuse and serialise);
+//! answers come in the order of the requests; heartbeats and log entries share the stream; every acknowledgement is shown to
+//! the gate with the term that it was given in.
+
+pub mod link;
+pub mod peers;
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use openraft::base::BoxFuture;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory};
+use tercet_proto::v1;
+
+use self::link::{AppendLink, LinkError};
+use self::peers::Peers;
+use super::codec::{
+    CodecError, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+};
+use super::gate::Gate;
+use super::snapshot::{Snapshot, SnapshotData, snapshot_chunks};
+use super::types::{Entry, LogId, TypeConfig, Vote};
+use std::sync::Arc;
+
+/// Append requests on their way to one follower. Further entries wait and travel together in the next request.
+const REQUESTS_IN_FLIGHT_MAX: usize = 8;
+/// A unary question to a peer is given up after this, whatever openraft allows.
+const UNARY_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+
+type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
+/// Makes the networks of one group.
+#[derive(Clone)]
+pub struct NetworkFactory {
+    peers: Arc<Peers>,
+    group: u32,
+    gate: Arc<Gate>,
+}
+
+impl NetworkFactory {
+    /// Networks of `group` to the nodes that `peers` knows.
+    #[must_use]
+    pub fn new(peers: Arc<Peers>, group: u32, gate: Arc<Gate>) -> Self {
+        Self { peers, group, gate }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, (): &()) -> Network {
+        Network {
+            link: self.peers.link(target, self.group),
+            peers: self.peers.clone(),
+            target,
+            group: self.group,
+            gate: self.gate.clone(),
+        }
+    }
+}
+
+/// One group's way to one peer.
+pub struct Network {
+    peers: Arc<Peers>,
+    link: AppendLink,
+    target: u64,
+    group: u32,
+    gate: Arc<Gate>,
+}
+
+fn unreachable(why: impl std::fmt::Display) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string(why.to_string()))
+}
+
+fn broken(why: impl std::fmt::Display) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::from_string(why.to_string()))
+}
+
+fn link_error(error: LinkError) -> RPCError<TypeConfig> {
+    match error {
+        LinkError::Unreachable(why) => unreachable(why),
+        LinkError::Broken(why) => broken(why),
+    }
+}
+
+fn codec_error(error: CodecError) -> RPCError<TypeConfig> {
+    unreachable(error)
+}
+
+impl Network {
+    fn append_message(
+        &self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<v1::PeerAppendRequest, CodecError> {
+        let entries: Result<Vec<_>, _> = rpc.entries.into_iter().map(entry_to_wire).collect();
+        Ok(v1::PeerAppendRequest {
+            header: Some(self.peers.header(self.target, self.group)),
+            vote: Some(vote_to_wire(&rpc.vote)),
+            prev: log_id_to_wire(rpc.prev_log_id.as_ref()),
+            entries: entries?,
+            committed: log_id_to_wire(rpc.leader_commit.as_ref()),
+            city_watermark: self.gate.watermark(),
+        })
+    }
+
+    fn unary_timeout(option: &RPCOption) -> Duration {
+        option.soft_ttl().max(UNARY_TIMEOUT_MIN)
+    }
+
+    async fn ask_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+        pre_vote: bool,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = v1::PeerVoteRequest {
+            header: Some(self.peers.header(self.target, self.group)),
+            vote: Some(vote_to_wire(&rpc.vote)),
+            last: log_id_to_wire(rpc.last_log_id.as_ref()),
+            leadership_transfer: rpc.leadership_transfer,
+        };
+        let mut client = self.peers.client(self.target).map_err(unreachable)?;
+        let asked = async {
+            if pre_vote { client.pre_vote(request).await } else { client.vote(request).await }
+        };
+        let answer = tokio::time::timeout(Self::unary_timeout(&option), asked)
+            .await
+            .map_err(|_| unreachable("vote request timed out"))?
+            .map_err(unreachable)?
+            .into_inner();
+        let vote = vote_from_wire(answer.vote).map_err(codec_error)?;
+        Ok(VoteResponse::new(vote, log_id_from_wire(answer.last), answer.granted))
+    }
+}
+
+/// The last log id that a request ends with.
+fn last_of(prev: Option<LogId>, entries: &[Entry]) -> Option<LogId> {
+    entries.last().map(|entry| entry.log_id).or(prev)
+}
+
+/// What a follower's answer means to openraft, and to the gate.
+fn append_result(
+    response: v1::PeerAppendResponse,
+    gate: &Gate,
+    term: u64,
+    target: u64,
+) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+    use v1::peer_append_response::Result as Answer;
+    match response.result {
+        Some(Answer::Matched(matched)) => {
+            let log_id = log_id_from_wire(matched.log_id);
+            gate.acknowledged(term, target, log_id.map(|id| id.index));
+            Ok(Ok(log_id))
+        }
+        Some(Answer::Conflict(at)) => match log_id_from_wire(Some(at)) {
+            Some(log_id) => Ok(Err(StreamAppendError::Conflict(log_id))),
+            None => Err(broken("a conflict without a log id")),
+        },
+        Some(Answer::HigherVote(vote)) => {
+            let vote = vote_from_wire(Some(vote)).map_err(codec_error)?;
+            Ok(Err(StreamAppendError::HigherVote(vote)))
+        }
+        Some(Answer::Fatal(why)) => Err(unreachable(why)),
+        None => Err(broken("an append answer without a result")),
+    }
+}
+
+impl openraft::network::NetBackoff<TypeConfig> for Network {
+    fn backoff(&self) -> Option<openraft::network::Backoff> {
+        None
+    }
+}
+
+impl openraft::network::NetStreamAppend<TypeConfig> for Network {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendResults<'s>, RPCError<TypeConfig>>>
+    where
+        S: futures::Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let this = &*self;
+        let results = input
+            .map(move |rpc| {
+                let term = rpc.vote.leader_id.term;
+                let last = last_of(rpc.prev_log_id, &rpc.entries);
+                // The request is queued here, in order; only its answer is awaited below.
+                let queued = this.append_message(rpc).map(|message| this.link.call(message));
+                async move {
+                    let answer = queued.map_err(codec_error)?.await.map_err(link_error)?;
+                    tracing::trace!(target = this.target, ?last, "append answered");
+                    append_result(answer, &this.gate, term, this.target)
+                }
+            })
+            .buffered(REQUESTS_IN_FLIGHT_MAX);
+        let results: AppendResults<'s> = results.boxed();
+        Box::pin(async move { Ok(results) })
+    }
+}
+
+impl openraft::network::NetVote<TypeConfig> for Network {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(rpc, option, false).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(rpc, option, true).await
+    }
+}
+
+impl openraft::network::NetSnapshot<TypeConfig> for Network {
+    type SnapshotData = SnapshotData;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let fail = |why: String| StreamingError::Unreachable(Unreachable::from_string(why));
+        let header = self.peers.header(self.target, self.group);
+        let chunks = snapshot_chunks(&header, &vote, &snapshot.meta, snapshot.snapshot)
+            .map_err(|error| fail(error.to_string()))?;
+        let mut client = self.peers.client(self.target).map_err(|e| fail(e.to_string()))?;
+        let sent = client.install_snapshot(tokio_stream::iter(chunks));
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            answer = sent => {
+                let answer = answer.map_err(|status| fail(status.to_string()))?.into_inner();
+                let vote = vote_from_wire(answer.vote).map_err(|error| fail(error.to_string()))?;
+                Ok(SnapshotResponse::new(vote))
+            }
+        }
+    }
+}
+
+impl openraft::network::NetTransferLeader<TypeConfig> for Network {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<Result<(), TransferLeaderError<TypeConfig>>, RPCError<TypeConfig>> {
+        let request = v1::PeerTransferRequest {
+            header: Some(self.peers.header(self.target, self.group)),
+            from_leader: Some(vote_to_wire(req.from_leader())),
+            to_node: *req.to_node_id(),
+            last: log_id_to_wire(req.last_log_id()),
+        };
+        let mut client = self.peers.client(self.target).map_err(unreachable)?;
+        let answer =
+            tokio::time::timeout(Self::unary_timeout(&option), client.transfer_leader(request))
+                .await
+                .map_err(|_| unreachable("leader transfer timed out"))?
+                .map_err(unreachable)?
+                .into_inner();
+        if answer.refused.is_empty() {
+            return Ok(Ok(()));
+        }
+        tracing::info!(target = self.target, why = answer.refused, "leader transfer refused");
+        Ok(Err(TransferLeaderError::LogNotFlushed { expected: req.last_log_id().copied(), actual: None }))
+    }
+}

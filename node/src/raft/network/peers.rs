@@ -1,0 +1,125 @@
+//! The channels to all other nodes, shared by the groups.
+//!
+//! Invariants: addresses come from the topology, never from the log; a channel connects lazily and again after every failure;
+//! a dead connection is noticed by HTTP/2 keep-alive even when the network only swallows packets.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tercet_proto::v1;
+use tercet_proto::v1::ledger_client::LedgerClient;
+use tercet_proto::v1::peer_client::PeerClient;
+use tonic::transport::{Channel, Endpoint};
+
+use super::link::AppendLink;
+use crate::identity::Identity;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
+const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
+/// HTTP/2 windows: a far link of 30 ms must not wait for window updates.
+const WINDOW_BYTES: u32 = 16 << 20;
+/// A peer's largest message: an append request of 1 MiB of entries, or one of a single huge proposal.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
+/// No such node in the topology.
+#[derive(Debug, thiserror::Error)]
+#[error("node {0} is not in the topology")]
+pub struct UnknownPeer(u64);
+
+/// An address that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("nodes[id = {node}].peer: {why}")]
+pub struct BadAddress {
+    node: u64,
+    why: String,
+}
+
+/// All channels of a node.
+pub struct Peers {
+    identity: Arc<Identity>,
+    channels: BTreeMap<u64, Channel>,
+    links: Mutex<BTreeMap<(u64, u32), AppendLink>>,
+    silence: Duration,
+}
+
+impl Peers {
+    /// Channels to `addresses` (node id to `host:port`); an append stream that is silent for `silence` is given up. Must be
+    /// called within the runtime.
+    ///
+    /// # Errors
+    /// An address that is no `host:port`.
+    pub fn new(
+        identity: Arc<Identity>,
+        addresses: impl IntoIterator<Item = (u64, String)>,
+        silence: Duration,
+    ) -> Result<Self, BadAddress> {
+        let mut channels = BTreeMap::new();
+        for (node, address) in addresses {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"))
+                .map_err(|error| BadAddress { node, why: error.to_string() })?
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
+                .keep_alive_while_idle(true)
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES);
+            channels.insert(node, endpoint.connect_lazy());
+        }
+        Ok(Self { identity, channels, links: Mutex::default(), silence })
+    }
+
+    /// Ids of all other nodes.
+    pub fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.channels.keys().copied()
+    }
+
+    /// The header of a message.
+    #[must_use]
+    pub fn header(&self, to_node: u64, group: u32) -> v1::Header {
+        self.identity.header(to_node, group)
+    }
+
+    fn channel(&self, node: u64) -> Result<Channel, UnknownPeer> {
+        self.channels.get(&node).cloned().ok_or(UnknownPeer(node))
+    }
+
+    /// A client of a node's Peer service.
+    ///
+    /// # Errors
+    /// The topology has no such node.
+    pub fn client(&self, node: u64) -> Result<PeerClient<Channel>, UnknownPeer> {
+        let channel = self.channel(node)?;
+        Ok(PeerClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// A client of a node's Ledger service on its peer address, for forwarding.
+    ///
+    /// # Errors
+    /// The topology has no such node.
+    pub fn ledger(&self, node: u64) -> Result<LedgerClient<Channel>, UnknownPeer> {
+        let channel = self.channel(node)?;
+        Ok(LedgerClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// The append stream to a node for a group. A node outside the topology gets a link that never connects.
+    #[must_use]
+    pub fn link(&self, node: u64, group: u32) -> AppendLink {
+        let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        links
+            .entry((node, group))
+            .or_insert_with(|| {
+                let client = self.client(node).unwrap_or_else(|unknown| {
+                    tracing::error!(%unknown, "the membership names a node that the topology does not have");
+                    PeerClient::new(Endpoint::from_static("http://0.0.0.0:0").connect_lazy())
+                });
+                AppendLink::new(client, self.silence)
+            })
+            .clone()
+    }
+}

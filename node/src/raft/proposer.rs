@@ -1,0 +1,206 @@
+//! Merges what has arrived meanwhile into one proposal, and hands the outcomes to the gate.
+//!
+//! Invariants: nothing waits while the leader is idle; a proposal is bounded in bytes; at most a few are on their way, so that a
+//! busy leader's proposals grow; a request that was not proposed is answered definitely, one that was is answered by the gate
+//! or as unknown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+use openraft::impls::ProgressResponder;
+use tercet_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+
+use super::gate::{Gate, Release};
+use super::types::{Applied, Proposal, Raft, TypeConfig, term_of};
+use crate::ledger::{Outcome, PreparedCommand, ProposalBuilder, ProposalHeader};
+
+/// A proposal is closed when it holds this many bytes.
+const PROPOSAL_BYTES_MAX: usize = 1 << 20;
+/// Proposals on their way: one is being flushed and replicated, the next one is being carried, the others queue in the log.
+const PROPOSALS_IN_FLIGHT_MAX: usize = 4;
+/// Right after an election a leader refuses writes until a quorum has answered: ask again.
+const LEASE_RETRY: Duration = Duration::from_millis(2);
+const LEASE_RETRIES_MAX: u32 = 1_000;
+
+/// The leader's UTC clock, microseconds since 1970.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// How a request ended.
+#[derive(Debug)]
+pub enum Proposed {
+    /// Applied and placed.
+    Done {
+        /// What applying returned.
+        outcome: Outcome,
+        /// Where it is held.
+        attestation: v1::Attestation,
+    },
+    /// Not proposed: this node does not lead; perhaps that one does.
+    NotLeader(Option<u64>),
+    /// Proposed, but whether it took effect is not known here.
+    Unknown(String),
+}
+
+struct Request {
+    command: Arc<PreparedCommand>,
+    reply: oneshot::Sender<Proposed>,
+}
+
+/// A handle to a group's proposer.
+#[derive(Clone)]
+pub struct Proposer {
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl Proposer {
+    /// Starts the proposer of a group; its task ends with the last handle.
+    #[must_use]
+    pub fn start(node_id: u64, raft: Raft, gate: Arc<Gate>, clock: Clock) -> Self {
+        let (requests, queue) = mpsc::unbounded_channel();
+        tokio::spawn(Task { node_id, raft, gate, clock }.run(queue));
+        Self { requests }
+    }
+
+    /// Proposes a command and waits for its end. Admission bounds how many wait here.
+    pub async fn propose(&self, command: Arc<PreparedCommand>) -> Proposed {
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(Request { command, reply }).is_err() {
+            return Proposed::NotLeader(None);
+        }
+        answer.await.unwrap_or_else(|_| Proposed::Unknown("the node is stopping".into()))
+    }
+}
+
+struct Task {
+    node_id: u64,
+    raft: Raft,
+    gate: Arc<Gate>,
+    clock: Clock,
+}
+
+impl Task {
+    async fn run(self, mut queue: mpsc::UnboundedReceiver<Request>) {
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+                first = queue.recv(), if in_flight.len() < PROPOSALS_IN_FLIGHT_MAX => {
+                    let Some(first) = first else { break };
+                    in_flight.push(self.send(first, &mut queue));
+                }
+            }
+        }
+        while in_flight.next().await.is_some() {}
+    }
+
+    /// Takes what is waiting and proposes it. The gathering is done now, the rest in the returned future.
+    fn send(
+        &self,
+        first: Request,
+        queue: &mut mpsc::UnboundedReceiver<Request>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let mut builder = ProposalBuilder::new(ProposalHeader {
+            leader: self.node_id,
+            leader_clock_us: (self.clock)(),
+            city_watermark: self.gate.watermark(),
+            geo_watermark: 0,
+        });
+        let mut replies = Vec::new();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            builder.push_prepared(&request.command);
+            replies.push(request.reply);
+            next = if builder.len_bytes() < PROPOSAL_BYTES_MAX { queue.try_recv().ok() } else { None };
+        }
+        let proposal = Proposal(builder.finish());
+        let (raft, gate) = (self.raft.clone(), self.gate.clone());
+        async move {
+            match write(&raft, proposal).await {
+                Ok((term, index, applied)) => hand_over(&gate, term, index, applied, replies),
+                Err(NotDone::NotLeader(leader)) => {
+                    replies.into_iter().for_each(|reply| drop(reply.send(Proposed::NotLeader(leader))));
+                }
+                Err(NotDone::Unknown(why)) => {
+                    replies.into_iter().for_each(|reply| drop(reply.send(Proposed::Unknown(why.clone()))));
+                }
+            }
+        }
+    }
+}
+
+enum NotDone {
+    NotLeader(Option<u64>),
+    Unknown(String),
+}
+
+/// Writes one proposal and waits until it is applied.
+async fn write(raft: &Raft, proposal: Proposal) -> Result<(u64, u64, Applied), NotDone> {
+    for _ in 0..LEASE_RETRIES_MAX {
+        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
+        let sent = raft.client_write_ff(proposal.clone(), Some(responder)).await;
+        if sent.is_err() {
+            return Err(NotDone::NotLeader(None));
+        }
+        match answer.await {
+            Ok(Ok(done)) => return Ok((term_of(&done.log_id), done.log_id.index, done.data)),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) if lease_expired(&forward) => {
+                tokio::time::sleep(LEASE_RETRY).await;
+            }
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                return Err(NotDone::NotLeader(forward.leader_id));
+            }
+            Ok(Err(error)) => return Err(NotDone::Unknown(error.to_string())),
+            // openraft drops a responder unsent when it stops.
+            Err(_) => return Err(NotDone::Unknown("Raft stopped under the proposal".into())),
+        }
+    }
+    Err(NotDone::NotLeader(None))
+}
+
+fn lease_expired(forward: &ForwardToLeader<TypeConfig>) -> bool {
+    forward.reason == ForwardReason::LeaseExpired
+}
+
+/// Gives each request's outcome to the gate.
+fn hand_over(
+    gate: &Gate,
+    term: u64,
+    index: u64,
+    applied: Applied,
+    replies: Vec<oneshot::Sender<Proposed>>,
+) {
+    let pairs: Vec<_> = applied.outcomes.into_iter().zip(replies).collect();
+    gate.hold(
+        term,
+        index,
+        Box::new(move |release| {
+            for (outcome, reply) in pairs {
+                let proposed = match &release {
+                    Release::Placed(attestation) => {
+                        Proposed::Done { outcome, attestation: attestation.clone() }
+                    }
+                    Release::Demoted => {
+                        Proposed::Unknown("leadership was lost before the entry was known to be placed".into())
+                    }
+                };
+                // A client that has gone does not hear of it; its key finds the entry.
+                drop(reply.send(proposed));
+            }
+        }),
+    );
+}
+
+/// Whether a read-index error names another leader, and which.
+pub(super) fn forward_of<E>(error: &RaftError<TypeConfig, E>) -> Option<u64>
+where
+    E: openraft::TryAsRef<ForwardToLeader<TypeConfig>>,
+{
+    match error {
+        RaftError::APIError(api) => api.try_as_ref().and_then(|forward| forward.leader_id),
+        RaftError::Fatal(_) => None,
+    }
+}

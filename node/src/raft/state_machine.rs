@@ -1,0 +1,291 @@
+//! openraft's state machine: the ledger of one group, checkpointed into the index.
+//!
+//! Invariants: `apply` is the only writer of the ledger; a checkpoint never covers an entry that this node has not flushed
+//! (openraft may apply before the local flush); what the index holds can always be rebuilt from the log.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use tercet_storage::SegmentLog;
+use tercet_storage::index::Index;
+use tokio::sync::watch;
+
+use super::snapshot::{
+    Snapshot, SnapshotData, SnapshotMeta, decode_pairs, decode_stored_membership, encode_pairs,
+    encode_stored_membership,
+};
+use super::types::{Applied, LogId, Proposal, StoredMembership, TypeConfig, log_id, term_of};
+use crate::keys::SledKeys;
+use crate::ledger::{Ledger, LedgerError};
+
+/// A checkpoint is written when this many entries have been applied since the last.
+const CHECKPOINT_ENTRIES: u64 = 50_000;
+
+/// The ledger of one group and what reads it.
+pub struct GroupState {
+    group: u32,
+    ledger: RwLock<Ledger>,
+    index: Arc<Index>,
+    log: SegmentLog,
+    membership: Mutex<StoredMembership>,
+    applied: watch::Sender<u64>,
+    flushed: watch::Receiver<u64>,
+    /// Held while a checkpoint is written: one at a time.
+    checkpointing: Mutex<()>,
+    current: Mutex<Option<Snapshot>>,
+}
+
+fn membership_key(group: u32) -> Vec<u8> {
+    [b"raft-membership/".as_slice(), &group.to_be_bytes()].concat()
+}
+
+fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl GroupState {
+    /// Restores a group's state from the index. `flushed` is the highest flushed index of the group's log.
+    ///
+    /// # Errors
+    /// The index cannot be read, or holds what cannot be decoded.
+    pub fn restore(
+        group: u32,
+        index: Arc<Index>,
+        log: SegmentLog,
+        flushed: watch::Receiver<u64>,
+    ) -> Result<Arc<Self>, LedgerError> {
+        let ledger = Ledger::restore(group, Arc::new(SledKeys(index.clone())))?;
+        let stored = index.get(&membership_key(group)).map_err(|e| LedgerError::Index(e.to_string()))?;
+        let membership = match stored {
+            Some(bytes) => decode_stored_membership(&bytes).map_err(|e| LedgerError::Index(e.to_string()))?,
+            None => StoredMembership::default(),
+        };
+        let applied = ledger.applied().map_or(0, |(_, index)| index);
+        Ok(Arc::new(Self {
+            group,
+            ledger: RwLock::new(ledger),
+            index,
+            log,
+            membership: Mutex::new(membership),
+            applied: watch::Sender::new(applied),
+            flushed,
+            checkpointing: Mutex::new(()),
+            current: Mutex::new(None),
+        }))
+    }
+
+    /// The ledger, to read. Never hold it across an await.
+    pub fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
+        self.ledger.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn membership(&self) -> MutexGuard<'_, StoredMembership> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The applied index, followed.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// Writes a checkpoint now, if anything changed; blocks until it is on disk.
+    ///
+    /// # Errors
+    /// The index cannot be written.
+    pub fn checkpoint(&self) -> io::Result<()> {
+        let _one = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = {
+            // Both under the ledger's lock, so that the membership is not newer than the applied index.
+            let mut ledger = self.ledger_mut();
+            ledger.begin_checkpoint().map(|checkpoint| (checkpoint, self.membership().clone()))
+        };
+        let Some((checkpoint, membership)) = taken else { return Ok(()) };
+        let (_, applied) = checkpoint.applied;
+        self.wait_flushed(applied)?;
+        let bytes = encode_stored_membership(&membership).map_err(invalid)?;
+        let mut writes = checkpoint.into_writes();
+        // Group numbers are four bytes; this key sorts by its letters, wherever that is.
+        let key = membership_key(self.group);
+        let place = writes.partition_point(|(other, _)| *other < key);
+        writes.insert(place, (key, Some(bytes)));
+        self.index.commit(writes).map_err(io::Error::other)?;
+        self.ledger_mut().finish_checkpoint();
+        tracing::debug!(group = self.group, applied, "checkpoint written");
+        Ok(())
+    }
+
+    /// Blocks until the log is flushed through `index`, or has failed or stopped.
+    fn wait_flushed(&self, index: u64) -> io::Result<()> {
+        let mut flushed = self.flushed.clone();
+        let durable = |state: tercet_storage::GroupState| {
+            state.durable_last.is_some_and(|p| p.index >= index)
+                || state.purged.is_some_and(|p| p.index >= index)
+        };
+        while !durable(self.log.state(self.group)) {
+            if let Some(error) = self.log.failure() {
+                return Err(io::Error::other(error));
+            }
+            futures::executor::block_on(flushed.changed())
+                .map_err(|_| io::Error::other("the log stopped before the checkpoint"))?;
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> io::Result<Snapshot> {
+        self.checkpoint()?;
+        let _one = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pairs = Vec::new();
+        self.index
+            .scan_prefix(&Ledger::key_prefix(self.group), &mut |key, value| {
+                pairs.push((key.to_vec(), value.to_vec()));
+                true
+            })
+            .map_err(io::Error::other)?;
+        // What the index holds is what was applied at the checkpoint, not what is applied by now.
+        let stored = Ledger::restore(self.group, Arc::new(SledKeys(self.index.clone()))).map_err(invalid)?;
+        let bytes = self.index.get(&membership_key(self.group)).map_err(io::Error::other)?;
+        let last_membership = match bytes {
+            Some(bytes) => decode_stored_membership(&bytes).map_err(invalid)?,
+            None => StoredMembership::default(),
+        };
+        let meta = SnapshotMeta {
+            last_log_id: stored.applied().map(|(term, index)| log_id(term, index)),
+            last_membership,
+        };
+        let snapshot = Snapshot { meta, snapshot: encode_pairs(&pairs).map_err(invalid)? };
+        self.keep(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    fn keep(&self, snapshot: Snapshot) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+    }
+
+    fn install(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        let _one = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writes: std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>> = std::collections::BTreeMap::new();
+        self.index
+            .scan_prefix(&Ledger::key_prefix(self.group), &mut |key, _| {
+                writes.insert(key.to_vec(), None);
+                true
+            })
+            .map_err(io::Error::other)?;
+        for (key, value) in decode_pairs(data).map_err(invalid)? {
+            writes.insert(key, Some(value));
+        }
+        let membership = encode_stored_membership(&meta.last_membership).map_err(invalid)?;
+        writes.insert(membership_key(self.group), Some(membership));
+        self.index.commit(writes.into_iter().collect()).map_err(io::Error::other)?;
+        let restored = Ledger::restore(self.group, Arc::new(SledKeys(self.index.clone()))).map_err(invalid)?;
+        let applied = restored.applied().map_or(0, |(_, index)| index);
+        *self.ledger_mut() = restored;
+        *self.membership() = meta.last_membership.clone();
+        self.applied.send_replace(applied);
+        self.keep(Snapshot { meta: meta.clone(), snapshot: data.clone() });
+        Ok(())
+    }
+
+    /// Applies one entry.
+    fn apply_entry(&self, id: &LogId, payload: EntryPayload<Proposal, u64, ()>) -> io::Result<Applied> {
+        let (term, index) = (term_of(id), id.index);
+        match payload {
+            EntryPayload::Normal(Proposal(bytes)) => {
+                self.ledger_mut().apply(term, index, &bytes).map(|outcomes| Applied { outcomes }).map_err(invalid)
+            }
+            EntryPayload::Blank => {
+                self.ledger_mut().apply_other(term, index).map_err(invalid)?;
+                Ok(Applied::default())
+            }
+            EntryPayload::Membership(membership) => {
+                let mut ledger = self.ledger_mut();
+                ledger.apply_other(term, index).map_err(invalid)?;
+                *self.membership() = StoredMembership::new(Some(*id), membership);
+                Ok(Applied::default())
+            }
+        }
+    }
+}
+
+/// openraft's handle of a group's state.
+pub struct StateMachine {
+    state: Arc<GroupState>,
+}
+
+impl StateMachine {
+    /// The state machine over a restored state.
+    #[must_use]
+    pub fn new(state: Arc<GroupState>) -> Self {
+        Self { state }
+    }
+
+    fn checkpoint_if_due(&self) {
+        if self.state.ledger().entries_since_checkpoint() < CHECKPOINT_ENTRIES {
+            return;
+        }
+        let state = self.state.clone();
+        tokio::task::spawn_blocking(move || {
+            // A second one that was started meanwhile finds the lock taken, waits, and then has little or nothing to do.
+            if state.ledger().entries_since_checkpoint() >= CHECKPOINT_ENTRIES
+                && let Err(error) = state.checkpoint()
+            {
+                tracing::error!(group = state.group, %error, "checkpoint failed; the log keeps everything");
+            }
+        });
+    }
+}
+
+/// Builds a snapshot of the state when asked.
+pub struct SnapshotBuilder(Arc<GroupState>);
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        self.0.snapshot()
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let applied = self.state.ledger().applied();
+        Ok((applied.map(|(term, index)| log_id(term, index)), self.state.membership().clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let applied = self.state.apply_entry(&entry.log_id, entry.payload)?;
+            self.state.applied.send_replace(entry.log_id.index);
+            if let Some(responder) = responder {
+                responder.send(applied);
+            }
+        }
+        self.checkpoint_if_due();
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder(self.state.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        self.state.install(meta, &snapshot)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        Ok(self.state.current.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}

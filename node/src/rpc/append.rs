@@ -1,0 +1,214 @@
+//! Appends and new journals: validation, admission, proposal, receipts.
+//!
+//! Invariants: a request is validated and encoded once, before it is admitted; nothing is half-applied; a receipt of a known key
+//! is rebuilt from the log, so it is the same for ever.
+
+use std::sync::Arc;
+
+use tercet_proto::canonical::JournalSettings;
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::v1;
+use tonic::{Response, Status};
+
+use super::route::{Effect, Local, REQUEST_TIMEOUT, route};
+use super::{Caller, refuse};
+use crate::ledger::{Command, EntryOutcome, Outcome, PreparedCommand, prepare};
+use crate::node::Node;
+use crate::raft::group::{Group, NoReadPoint};
+use crate::raft::proposer::Proposed;
+use crate::reader::{Reader, journal_not_found};
+
+/// Appends a request's entries.
+///
+/// # Errors
+/// The refusal as a status.
+pub async fn append(node: &Node, caller: Caller, request: v1::AppendRequest) -> Result<v1::AppendResponse, Status> {
+    let started = std::time::Instant::now();
+    let result = admitted_append(node, caller, request).await;
+    let outcome = match &result {
+        Ok(response) => {
+            node.metrics.entries.inc_by(u64::try_from(response.receipts.len()).unwrap_or(0));
+            "ok"
+        }
+        Err(status) if status.code() == tonic::Code::Unknown => "unknown",
+        Err(_) => "refused",
+    };
+    node.metrics.appends.with_label_values(&[outcome]).inc();
+    node.metrics.append_seconds.observe(started.elapsed().as_secs_f64());
+    result
+}
+
+async fn admitted_append(
+    node: &Node,
+    caller: Caller,
+    request: v1::AppendRequest,
+) -> Result<v1::AppendResponse, Status> {
+    let prepared = Arc::new(prepare(&request).map_err(refuse)?);
+    let _permit = node.admission.admit(prepared.len_bytes()).map_err(refuse)?;
+    let group = group_of_journal(node, caller, &request.journal).await?;
+    let local = || append_here(group, &request, prepared.clone());
+    route(node, group, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
+        client.append(message).await
+    })
+    .await
+}
+
+async fn append_here(
+    group: &Group,
+    request: &v1::AppendRequest,
+    prepared: Arc<PreparedCommand>,
+) -> Local<v1::AppendResponse> {
+    if let Err(refusal) = group.ensure_reachable() {
+        return Local::Refused(refusal);
+    }
+    match group.propose(prepared).await {
+        Proposed::Done { outcome: Outcome::Appended { entries, .. }, attestation } => {
+            match receipts(group, request, &entries, &attestation) {
+                Ok(receipts) => Local::Done(v1::AppendResponse { receipts }),
+                Err(refusal) => Local::Refused(refusal),
+            }
+        }
+        other => not_done(other),
+    }
+}
+
+/// Every end of a proposal but the one that was hoped for.
+fn not_done<T>(proposed: Proposed) -> Local<T> {
+    match proposed {
+        Proposed::Done { outcome: Outcome::Refused(refusal), .. } => Local::Refused(refusal),
+        Proposed::Done { outcome, .. } => {
+            Local::Refused(Refusal::new(Reason::Internal, "", format!("an outcome of another kind: {outcome:?}")))
+        }
+        Proposed::NotLeader(_) => Local::NotLeader,
+        Proposed::Unknown(why) => Local::Refused(Refusal::new(
+            Reason::OutcomeUnknown,
+            "",
+            format!("{why}; it may have been carried out: send it again with the same keys"),
+        )),
+    }
+}
+
+fn receipts(
+    group: &Group,
+    request: &v1::AppendRequest,
+    outcomes: &[EntryOutcome],
+    attestation: &v1::Attestation,
+) -> Result<Vec<v1::Receipt>, Refusal> {
+    let reader = Reader::new(group, &request.journal);
+    let pairs = request.entries.iter().zip(outcomes);
+    pairs
+        .map(|(entry, outcome)| {
+            let receipt = match outcome {
+                EntryOutcome::New { seq, entry_hash, chain_hash, recorded_at_us } => v1::Receipt {
+                    seq: *seq,
+                    entry_hash: entry_hash.to_vec().into(),
+                    chain_hash: chain_hash.to_vec().into(),
+                    recorded_at_us: *recorded_at_us,
+                    replayed: false,
+                    ..Default::default()
+                },
+                EntryOutcome::Replayed { seq } => {
+                    let stored = reader.entry(*seq)?;
+                    v1::Receipt {
+                        seq: *seq,
+                        entry_hash: stored.entry_hash,
+                        chain_hash: stored.chain_hash,
+                        recorded_at_us: stored.recorded_at_us,
+                        replayed: true,
+                        ..Default::default()
+                    }
+                }
+            };
+            Ok(v1::Receipt {
+                journal: request.journal.clone(),
+                key: entry.key.clone(),
+                attestation: Some(attestation.clone()),
+                ..receipt
+            })
+        })
+        .collect()
+}
+
+/// The group that keeps a journal. With several groups, group 0 knows, and a node that has not heard of a journal asks the
+/// leader of group 0 before it says that there is none.
+///
+/// # Errors
+/// JOURNAL_NOT_FOUND, or what the leader of group 0 said.
+pub async fn group_of_journal<'a>(node: &'a Node, caller: Caller, journal: &str) -> Result<&'a Arc<Group>, Status> {
+    let zero = node.group_zero();
+    if node.groups.len() == 1 {
+        return Ok(zero);
+    }
+    let known = || zero.state().ledger().mapped_group(journal);
+    if let Some(group) = known() {
+        return node.group(group).map_err(refuse);
+    }
+    let request = v1::GetJournalRequest { name: journal.to_owned(), consistency: v1::Consistency::Linearizable.into() };
+    let local = || async {
+        match zero.linearizable_point(REQUEST_TIMEOUT).await {
+            Ok(_) => known().map_or_else(|| Local::Refused(journal_not_found(journal)), Local::Done),
+            Err(NoReadPoint::NotLeader(_)) => Local::NotLeader,
+            Err(NoReadPoint::Refused(refusal)) => Local::Refused(refusal),
+        }
+    };
+    let group = route(node, zero, caller.hops, Effect::Reads, &request, local, |mut client, message| async move {
+        client.get_journal(message).await.map(|found| Response::new(found.into_inner().group))
+    })
+    .await?;
+    node.group(group).map_err(refuse)
+}
+
+/// Makes a journal: first its place in group 0, then the journal in its group. Both steps can be repeated.
+///
+/// # Errors
+/// The refusal as a status.
+pub async fn create_journal(
+    node: &Node,
+    caller: Caller,
+    request: v1::CreateJournalRequest,
+) -> Result<v1::Journal, Status> {
+    let settings = JournalSettings::from_request(&request).map_err(refuse)?;
+    let prepare = |command: Command| PreparedCommand::new(&command).map(Arc::new).map_err(refuse);
+    let zero = node.group_zero();
+    let map = prepare(Command::MapJournal { name: settings.name.clone() })?;
+    let group = if node.groups.len() == 1 {
+        0
+    } else {
+        let local = || map_here(zero, map.clone());
+        route(node, zero, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
+            // The leader of group 0 does both steps.
+            client.create_journal(message).await.map(|done| Response::new(done.into_inner().group))
+        })
+        .await?
+    };
+    let group = node.group(group).map_err(refuse)?;
+    let create = prepare(Command::CreateJournal(settings.clone()))?;
+    let local = || create_here(group, &settings.name, create.clone());
+    route(node, group, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
+        client.create_journal(message).await
+    })
+    .await
+}
+
+async fn map_here(zero: &Group, map: Arc<PreparedCommand>) -> Local<u32> {
+    match zero.propose(map).await {
+        Proposed::Done { outcome: Outcome::JournalMapped { group, .. }, .. } => Local::Done(group),
+        other => not_done(other),
+    }
+}
+
+async fn create_here(group: &Group, name: &str, create: Arc<PreparedCommand>) -> Local<v1::Journal> {
+    if let Err(refusal) = group.ensure_reachable() {
+        return Local::Refused(refusal);
+    }
+    match group.propose(create).await {
+        Proposed::Done { outcome: Outcome::JournalCreated { .. } | Outcome::JournalExisted { .. }, .. } => {
+            match group.state().ledger().journal(name) {
+                Some(journal) => Local::Done(journal.to_proto(journal.head())),
+                None => Local::Refused(journal_not_found(name)),
+            }
+        }
+        other => not_done(other),
+    }
+}

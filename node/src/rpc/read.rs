@@ -1,0 +1,387 @@
+//! Reads: linearizable through the leader, local from this node; both only what is placed.
+//!
+//! Invariants: a linearizable read confirms leadership after it was asked for; a local read never shows more than this node has
+//! applied and knows to be placed; a stream is produced as fast as its reader takes it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use tercet_proto::limits;
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status};
+
+use super::append::group_of_journal;
+use super::route::{Effect, Local, REQUEST_TIMEOUT, route};
+use super::{Caller, refuse};
+use crate::ledger::{BalanceRow, Totals};
+use crate::node::Node;
+use crate::raft::group::{Group, NoReadPoint};
+use crate::reader::{Reader, journal_not_found};
+
+/// Messages of a stream that wait for a slow reader.
+const STREAM_BUFFER: usize = 4;
+
+/// A tail ends when nothing has been heard of a leader for so long.
+const TAIL_ISOLATED: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A stream of entries.
+pub type Entries = Pin<Box<dyn Stream<Item = Result<v1::ReadResponse, Status>> + Send>>;
+
+/// Which consistency a request asks for.
+///
+/// # Errors
+/// CONSISTENCY_INVALID.
+pub fn consistency(value: i32) -> Result<v1::Consistency, Refusal> {
+    v1::Consistency::try_from(value).map_err(|_| {
+        Refusal::new(Reason::ConsistencyInvalid, "consistency", format!("{value} is no consistency"))
+    })
+}
+
+/// The point of the log up to which a local read may show.
+fn local_point(node: &Node, group: &Group) -> Result<u64, Refusal> {
+    if !*node.recovered.borrow() {
+        return Err(Refusal::new(Reason::Recovering, "", "this node has just started and may lag behind what it once showed"));
+    }
+    Ok(group.visible())
+}
+
+/// Runs `show` at a point of the log that the consistency allows, here or at the leader.
+async fn read_at<M, T, F, FF>(
+    node: &Node,
+    caller: Caller,
+    group: &Group,
+    wanted: v1::Consistency,
+    message: &M,
+    show: impl Fn(u64) -> Result<T, Refusal>,
+    forward: F,
+) -> Result<T, Status>
+where
+    M: Clone,
+    F: Fn(tercet_proto::v1::ledger_client::LedgerClient<tonic::transport::Channel>, Request<M>) -> FF,
+    FF: Future<Output = Result<tonic::Response<T>, Status>>,
+{
+    if wanted == v1::Consistency::Local {
+        return local_point(node, group).and_then(show).map_err(refuse);
+    }
+    let show = &show;
+    let local = || async move {
+        match group.linearizable_point(REQUEST_TIMEOUT).await {
+            Ok(point) => match show(point) {
+                Ok(shown) => Local::Done(shown),
+                Err(refusal) => Local::Refused(refusal),
+            },
+            Err(NoReadPoint::NotLeader(_)) => Local::NotLeader,
+            Err(NoReadPoint::Refused(refusal)) => Local::Refused(refusal),
+        }
+    };
+    route(node, group, caller.hops, Effect::Reads, message, local, forward).await
+}
+
+/// A journal with the head that may be shown at `point`.
+fn show_journal(group: &Group, name: &str, point: u64) -> Result<v1::Journal, Refusal> {
+    let ledger = group.state().ledger();
+    let journal = ledger.journal(name).ok_or_else(|| journal_not_found(name))?;
+    let head = ledger.head_at(name, point).map_err(internal)?.ok_or_else(|| journal_not_found(name))?;
+    Ok(journal.to_proto(head))
+}
+
+fn internal(why: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Reason::Internal, "", why.to_string())
+}
+
+/// GetJournal.
+///
+/// # Errors
+/// The refusal as a status.
+pub async fn get_journal(node: &Node, caller: Caller, request: v1::GetJournalRequest) -> Result<v1::Journal, Status> {
+    let wanted = consistency(request.consistency).map_err(refuse)?;
+    let group = group_of_journal(node, caller, &request.name).await?;
+    let show = |point| show_journal(group, &request.name, point);
+    read_at(node, caller, group, wanted, &request, show, |mut client, message| async move {
+        client.get_journal(message).await
+    })
+    .await
+}
+
+/// GetEntry.
+///
+/// # Errors
+/// The refusal as a status.
+pub async fn get_entry(node: &Node, caller: Caller, request: v1::GetEntryRequest) -> Result<v1::StoredEntry, Status> {
+    use v1::get_entry_request::By;
+    let wanted = consistency(request.consistency).map_err(refuse)?;
+    let by = request
+        .by
+        .clone()
+        .ok_or_else(|| refuse(Refusal::new(Reason::SelectorMissing, "by", "name a seq or a key")))?;
+    let group = group_of_journal(node, caller, &request.journal).await?;
+    let show = |point| {
+        let ledger = group.state().ledger();
+        let head = ledger
+            .head_at(&request.journal, point)
+            .map_err(internal)?
+            .ok_or_else(|| journal_not_found(&request.journal))?
+            .seq;
+        let (seq, field, name) = match &by {
+            By::Seq(seq) => (Some(*seq), "seq", seq.to_string()),
+            By::Key(key) => {
+                (ledger.locate_key(&request.journal, key).map_err(internal)?, "key", format!("{key:?}"))
+            }
+        };
+        drop(ledger);
+        match seq.filter(|seq| (1..=head).contains(seq)) {
+            Some(seq) => Reader::new(group, &request.journal).entry(seq),
+            None => Err(Refusal::new(
+                Reason::EntryNotFound,
+                field,
+                format!("journal {:?} has no entry {name}; its head is {head}", request.journal),
+            )),
+        }
+    };
+    read_at(node, caller, group, wanted, &request, show, |mut client, message| async move {
+        client.get_entry(message).await
+    })
+    .await
+}
+
+/// The page size that a request means.
+fn page_size(asked: u32, default: u32, most: u32) -> Result<usize, Refusal> {
+    let size = if asked == 0 { default } else { asked };
+    if size > most {
+        let why = format!("{size} is more than {most}");
+        return Err(Refusal::new(Reason::PageSizeInvalid, "page_size", why));
+    }
+    Ok(size as usize)
+}
+
+/// ListJournals, over all groups of this cluster, by name.
+///
+/// # Errors
+/// The refusal as a status.
+pub async fn list_journals(
+    node: &Node,
+    caller: Caller,
+    request: v1::ListJournalsRequest,
+) -> Result<v1::ListJournalsResponse, Status> {
+    let wanted = consistency(request.consistency).map_err(refuse)?;
+    let size = page_size(request.page_size, limits::DEFAULT_JOURNAL_PAGE, limits::MAX_JOURNAL_PAGE).map_err(refuse)?;
+    let after = request.page_token.clone();
+    let zero = node.group_zero();
+    let show = |point: u64| {
+        let mut journals = Vec::new();
+        let behind = (!after.is_empty()).then_some(after.as_str());
+        for group in &node.groups {
+            let point = if group.id() == 0 { point } else { group.visible() };
+            let ledger = group.state().ledger();
+            for journal in ledger.journals(behind).take(size + 1) {
+                if let Some(head) = ledger.head_at(journal.name(), point).map_err(internal)? {
+                    journals.push(journal.to_proto(head));
+                }
+            }
+        }
+        journals.sort_by(|a, b| a.name.cmp(&b.name));
+        let more = journals.len() > size;
+        journals.truncate(size);
+        let next = journals.last().filter(|_| more).map(|last| last.name.clone());
+        Ok(v1::ListJournalsResponse { journals, next_page_token: next.unwrap_or_default() })
+    };
+    read_at(node, caller, zero, wanted, &request, show, |mut client, message| async move {
+        client.list_journals(message).await
+    })
+    .await
+}
+
+/// A page token: account and currency of the last row, in hex.
+fn parse_balance_token(token: &str) -> Result<Option<(String, String)>, Refusal> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let invalid = || Refusal::new(Reason::PageTokenInvalid, "page_token", "it was not made by this service");
+    let bytes: Option<Vec<u8>> = token
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
+    let text = String::from_utf8(bytes.ok_or_else(invalid)?).map_err(|_| invalid())?;
+    let (account, currency) = text.split_once('\0').ok_or_else(invalid)?;
+    Ok(Some((account.to_owned(), currency.to_owned())))
+}
+
+fn balance_token(row: &v1::Balance) -> String {
+    let text = format!("{}\0{}", row.account, row.currency);
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Credits minus debits as decimals; 128-bit sums of 63-bit amounts stay far from the edge.
+fn balance_message(row: BalanceRow) -> v1::Balance {
+    let Totals { debits, credits } = row.totals;
+    let sign = if credits < debits { "-" } else { "" };
+    v1::Balance {
+        account: row.account,
+        currency: row.currency,
+        debits: debits.to_string(),
+        credits: credits.to_string(),
+        balance: format!("{sign}{}", credits.abs_diff(debits)),
+    }
+}
+
+/// GetBalances. The rows are those after one seq; they are shown when everything up to it is placed.
+///
+/// # Errors
+/// The refusal as a status.
+pub async fn get_balances(
+    node: &Node,
+    caller: Caller,
+    request: v1::GetBalancesRequest,
+) -> Result<v1::GetBalancesResponse, Status> {
+    let wanted = consistency(request.consistency).map_err(refuse)?;
+    let size = page_size(request.page_size, limits::DEFAULT_BALANCE_PAGE, limits::MAX_BALANCE_PAGE).map_err(refuse)?;
+    let after = parse_balance_token(&request.page_token).map_err(refuse)?;
+    let group = group_of_journal(node, caller, &request.journal).await?;
+    // The page and the index that it is true for are taken together; the answer waits until that index is placed.
+    let show = |_point: u64| {
+        let ledger = group.state().ledger();
+        let applied = ledger.applied().map_or(0, |(_, index)| index);
+        let journal = ledger.journal(&request.journal).ok_or_else(|| journal_not_found(&request.journal))?;
+        let account = (!request.account.is_empty()).then_some(request.account.as_str());
+        let after = after.as_ref().map(|(account, currency)| (account.as_str(), currency.as_str()));
+        let mut rows: Vec<_> =
+            journal.balances(account, after, size + 1).into_iter().map(balance_message).collect();
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let next_page_token = rows.last().filter(|_| more).map(balance_token).unwrap_or_default();
+        let as_of_seq = journal.head().seq;
+        Ok((applied, v1::GetBalancesResponse { balances: rows, next_page_token, as_of_seq }))
+    };
+    let forward = |mut client: tercet_proto::v1::ledger_client::LedgerClient<tonic::transport::Channel>, message| async move {
+        let response = client.get_balances(message).await?;
+        Ok(tonic::Response::new((0, response.into_inner())))
+    };
+    let (applied, response) = read_at(node, caller, group, wanted, &request, show, forward).await?;
+    group.wait_placed(applied, REQUEST_TIMEOUT).await.map_err(refuse)?;
+    Ok(response)
+}
+
+/// The head of a journal that is certain to include everything acknowledged before the call.
+async fn linearizable_head(node: &Node, caller: Caller, journal: &str) -> Result<u64, Status> {
+    let request = v1::GetJournalRequest { name: journal.to_owned(), consistency: v1::Consistency::Linearizable.into() };
+    Ok(get_journal(node, caller, request).await?.head.map_or(0, |head| head.seq))
+}
+
+/// Read: the entries of a range, from the leader or from here.
+///
+/// # Errors
+/// The refusal as a status.
+pub async fn read(node: Arc<Node>, caller: Caller, request: v1::ReadRequest) -> Result<Entries, Status> {
+    let wanted = consistency(request.consistency).map_err(refuse)?;
+    if request.to_seq != 0 && request.from_seq > request.to_seq {
+        let why = format!("from_seq {} is above to_seq {}", request.from_seq, request.to_seq);
+        return Err(refuse(Refusal::new(Reason::RangeInvalid, "from_seq", why)));
+    }
+    let group = group_of_journal(&node, caller, &request.journal).await?.clone();
+    let head = if wanted == v1::Consistency::Linearizable {
+        let head = linearizable_head(&node, caller, &request.journal).await?;
+        wait_for_seq(&group, &request.journal, head).await?;
+        head
+    } else {
+        let point = local_point(&node, &group).map_err(refuse)?;
+        let head = group.state().ledger().head_at(&request.journal, point).map_err(|e| refuse(internal(e)))?;
+        head.ok_or_else(|| refuse(journal_not_found(&request.journal)))?.seq
+    };
+    let to = if request.to_seq == 0 { head } else { request.to_seq.min(head) };
+    let from = request.from_seq.max(1);
+    let (sender, stream) = mpsc::channel(STREAM_BUFFER);
+    tokio::spawn(async move { send_range(&group, &request.journal, from, to, head, &sender).await });
+    Ok(Box::pin(ReceiverStream::new(stream)))
+}
+
+/// Waits until this node shows `seq`: the linearizable head was learnt from the leader, the entries are read here.
+async fn wait_for_seq(group: &Group, journal: &str, seq: u64) -> Result<(), Status> {
+    let reached = async {
+        loop {
+            let visible = group.visible();
+            let head = group.state().ledger().head_at(journal, visible).map_err(|e| refuse(internal(e)))?;
+            if head.is_some_and(|head| head.seq >= seq) {
+                return Ok(());
+            }
+            group.wait_visible_above(visible).await;
+        }
+    };
+    tokio::time::timeout(REQUEST_TIMEOUT, reached)
+        .await
+        .unwrap_or_else(|_| Err(refuse(Refusal::new(Reason::Recovering, "", "this node lags behind the leader"))))
+}
+
+/// Sends `from..=to`; false when the reader has gone or an error was sent.
+async fn send_range(
+    group: &Group,
+    journal: &str,
+    mut from: u64,
+    to: u64,
+    head: u64,
+    sender: &mpsc::Sender<Result<v1::ReadResponse, Status>>,
+) -> bool {
+    while from <= to {
+        let message = Reader::new(group, journal).chunk(from, to);
+        let message = message.map(|entries| v1::ReadResponse { entries, head_seq: head }).map_err(refuse);
+        let last = message.as_ref().ok().and_then(|m| m.entries.last().map(|entry| entry.seq));
+        let sent = sender.send(message).await.is_ok();
+        match last {
+            Some(last) if sent => from = last + 1,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Tail: like read, then what comes.
+///
+/// # Errors
+/// The refusal as a status.
+pub async fn tail(node: Arc<Node>, caller: Caller, request: v1::TailRequest) -> Result<Entries, Status> {
+    let group = group_of_journal(&node, caller, &request.journal).await?.clone();
+    let head = linearizable_head(&node, caller, &request.journal).await?;
+    let mut from = if request.from_seq == 0 { head + 1 } else { request.from_seq };
+    let (sender, stream) = mpsc::channel(STREAM_BUFFER);
+    let mut stopping = node.stopping.clone();
+    tokio::spawn(async move {
+        let follow = async {
+            loop {
+                let visible = group.visible();
+                let head = group.state().ledger().head_at(&request.journal, visible);
+                let head = head.ok().flatten().map_or(0, |head| head.seq);
+                if head >= from {
+                    if !send_range(&group, &request.journal, from, head, head, &sender).await {
+                        return;
+                    }
+                    from = head + 1;
+                }
+                group.wait_visible_above(visible).await;
+            }
+        };
+        // A tail on a node that has lost the leader would be silent and look healthy: it ends, and goes on elsewhere.
+        let isolated = async {
+            while group.out_of_contact() < TAIL_ISOLATED {
+                tokio::time::sleep(TAIL_ISOLATED / 4).await;
+            }
+        };
+        tokio::select! {
+            () = follow => {}
+            () = sender.closed() => {}
+            () = isolated => {
+                let refusal = Refusal::new(Reason::NoLeader, "", "this node has lost the leader; tail on from the next seq");
+                let _ = sender.try_send(Err(refuse(refusal)));
+            }
+            _ = stopping.wait_for(|stop| *stop) => {
+                let refusal = Refusal::new(Reason::ShuttingDown, "", "the node is stopping; tail on from the next seq");
+                let _ = sender.try_send(Err(refuse(refusal)));
+            }
+        }
+    });
+    Ok(Box::pin(ReceiverStream::new(stream)))
+}

@@ -1,0 +1,128 @@
+//! Finds the node that can answer: this one if it leads, else the leader, one hop.
+//!
+//! Invariants: a request is worked on until its deadline and no longer; an attempt that may have been proposed is never
+//! reported as failed; a request is forwarded twice at most.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::v1::ledger_client::LedgerClient;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use super::{HOPS, refuse};
+use crate::node::Node;
+use crate::raft::group::Group;
+
+/// How long a node works on one request before it says that it does not know.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A request passes the leader of group 0 at most, then the leader of its journal's group.
+const HOPS_MAX: u32 = 2;
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a local attempt came to.
+pub enum Local<T> {
+    /// Answered.
+    Done(T),
+    /// Refused, definitely or as unknown.
+    Refused(Refusal),
+    /// This node does not lead; nothing was proposed.
+    NotLeader,
+}
+
+/// What happens to the log when a request of this kind is carried out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing: an attempt without an answer has failed.
+    Reads,
+    /// It may be proposed: an attempt without an answer is unknown. Repeating it is safe, its keys make it so.
+    Writes,
+}
+
+fn forwarded<T>(message: T, hops: u32) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(HOPS, tonic::metadata::MetadataValue::from(hops.saturating_add(1)));
+    request
+}
+
+/// Whether a status came from the transport and not from the leader's service.
+fn is_transport(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded)
+        && Refusal::from_status(status).is_none()
+}
+
+fn try_elsewhere(status: &Status) -> bool {
+    is_transport(status)
+        || Refusal::from_status(status).is_some_and(|refusal| {
+            matches!(refusal.reason, Reason::NoLeader | Reason::Recovering | Reason::ShuttingDown)
+        })
+}
+
+/// Answers `message` here if this node leads `group`, else through the leader.
+///
+/// # Errors
+/// The refusal of whoever worked on it; NO_LEADER or OUTCOME_UNKNOWN at the deadline.
+pub async fn route<M, T, L, LF, F, FF>(
+    node: &Node,
+    group: &Group,
+    hops: u32,
+    effect: Effect,
+    message: &M,
+    local: L,
+    forward: F,
+) -> Result<T, Status>
+where
+    M: Clone,
+    L: Fn() -> LF,
+    LF: Future<Output = Local<T>>,
+    F: Fn(LedgerClient<Channel>, Request<M>) -> FF,
+    FF: Future<Output = Result<Response<T>, Status>>,
+{
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let mut maybe_proposed = false;
+    let mut last_seen = String::from("no leader is known");
+    while Instant::now() < deadline {
+        let own = node.identity.node_id();
+        match group.leader() {
+            Some(leader) if leader == own => match timeout_at(deadline, local()).await {
+                Ok(Local::Done(done)) => return Ok(done),
+                Ok(Local::Refused(refusal)) => return Err(refuse(refusal)),
+                Ok(Local::NotLeader) => last_seen = "leadership has just moved".into(),
+                Err(_) => maybe_proposed = effect == Effect::Writes,
+            },
+            Some(leader) if hops < HOPS_MAX => {
+                let client = node.peers.ledger(leader).map_err(|e| internal(&e))?;
+                let sent = forward(client, forwarded(message.clone(), hops));
+                match timeout_at(deadline, sent).await {
+                    Ok(Ok(response)) => return Ok(response.into_inner()),
+                    Ok(Err(status)) if try_elsewhere(&status) => {
+                        maybe_proposed |= effect == Effect::Writes && is_transport(&status);
+                        last_seen = format!("node {} does not answer: {}", node.name_of(leader), status.message());
+                    }
+                    Ok(Err(status)) => return Err(status),
+                    Err(_) => maybe_proposed |= effect == Effect::Writes,
+                }
+            }
+            // The node that forwarded it knows better by now.
+            Some(_) => break,
+            None => {}
+        }
+        sleep_until(deadline.min(Instant::now() + RETRY_PAUSE)).await;
+    }
+    Err(refuse(if maybe_proposed {
+        Refusal::new(
+            Reason::OutcomeUnknown,
+            "",
+            format!("no answer in time ({last_seen}); it may have been carried out: send it again with the same keys"),
+        )
+    } else {
+        Refusal::new(Reason::NoLeader, "", format!("{last_seen}; nothing was carried out"))
+    }))
+}
+
+fn internal(error: &impl std::fmt::Display) -> Status {
+    refuse(Refusal::new(Reason::Internal, "", error.to_string()))
+}

@@ -1,0 +1,389 @@
+//! Wires one node: data directory, log, index, Raft groups, services; and takes it down again in order.
+//!
+//! Invariants: ports are bound before anything is written; nothing listens beyond loopback without TLS unless the topology
+//! says `[security] insecure = true`; a node that failed a write or an fsync stops and is not started again by itself.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tercet_proto::topology::{self, DiskSetting, Topology, is_loopback};
+use tercet_storage::disk::{DiskChoice, DiskError, open_directory};
+use tercet_storage::index::{Index, IndexError};
+use tercet_storage::{LogError, LogOptions, RecoveryReport, SegmentLog};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+
+use crate::admission::Admission;
+use crate::controller;
+use crate::identity::{Identity, IdentityError};
+use crate::node::{Node, now_us};
+use crate::placement::Voter;
+use crate::raft::group::{Group, GroupError, GroupParams};
+use crate::raft::network::peers::{BadAddress, Peers};
+use crate::rpc::serve::{client_services, peer_services};
+use crate::telemetry::{self, Metrics};
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The cluster.
+    pub topology: Topology,
+    /// Which of its nodes this is.
+    pub node: String,
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// How it reaches its disk.
+    pub disk: DiskSetting,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The topology.
+    #[error("topology: {0}")]
+    Topology(#[from] topology::TopologyError),
+    /// No such node.
+    #[error("topology: there is no node {node:?}; it has {known}")]
+    UnknownNode {
+        /// The name asked for.
+        node: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A port.
+    #[error("node {node}: nodes.{field} = {address:?}: {source}")]
+    Listen {
+        /// The node.
+        node: String,
+        /// Which of its addresses.
+        field: &'static str,
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Beyond loopback without TLS.
+    #[error(
+        "node {node}: nodes.{field} = {address:?} is not a loopback address, and there is no TLS yet; \
+         set `[security] insecure = true` to serve it all the same"
+    )]
+    Insecure {
+        /// The node.
+        node: String,
+        /// Which of its addresses.
+        field: &'static str,
+        /// The address.
+        address: String,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No io_uring here.
+    #[error("{0}; set `[storage] disk = \"portable\"` in the topology to use pwrite and fdatasync instead")]
+    NoIoUring(DiskError),
+    /// The disk.
+    #[error("data directory {dir}: {source}")]
+    Disk {
+        /// The directory.
+        dir: PathBuf,
+        /// What the disk said.
+        source: DiskError,
+    },
+    /// The log.
+    #[error("data directory {dir}: {source}")]
+    Log {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        source: LogError,
+    },
+    /// Rot that needs the peers.
+    #[error("data directory {dir}: damaged records that had been durable: {what}; see `tercet inspect`")]
+    Rot {
+        /// The directory.
+        dir: PathBuf,
+        /// Which.
+        what: String,
+    },
+    /// The index.
+    #[error("data directory {dir}: {source}")]
+    Index {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        source: IndexError,
+    },
+    /// A peer's address.
+    #[error("topology: {0}")]
+    Peer(#[from] BadAddress),
+    /// A Raft group.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// Metrics or reflection.
+    #[error("services: {0}")]
+    Services(String),
+}
+
+/// A running node.
+pub struct Server {
+    node: Arc<Node>,
+    client_address: SocketAddr,
+    stopping: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+struct Listeners {
+    peer: TcpListener,
+    client: TcpListener,
+    client_address: SocketAddr,
+    metrics: Option<TcpListener>,
+}
+
+async fn listen(node: &str, field: &'static str, address: &str, insecure: bool) -> Result<TcpListener, ServerError> {
+    if !insecure && !is_loopback(address) {
+        return Err(ServerError::Insecure { node: node.into(), field, address: address.into() });
+    }
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServerError::Listen { node: node.into(), field, address: address.into(), source })
+}
+
+impl Listeners {
+    async fn bind(entry: &topology::Node, insecure: bool) -> Result<Self, ServerError> {
+        if insecure {
+            tracing::warn!("[security] insecure = true: no TLS, every address is served to everybody");
+        }
+        let peer = listen(&entry.name, "peer", &entry.peer, insecure).await?;
+        let client = listen(&entry.name, "client", &entry.client, insecure).await?;
+        let client_address = client.local_addr().map_err(|source| ServerError::Listen {
+            node: entry.name.clone(),
+            field: "client",
+            address: entry.client.clone(),
+            source,
+        })?;
+        let metrics = match &entry.metrics {
+            Some(address) => Some(listen(&entry.name, "metrics", address, insecure).await?),
+            None => None,
+        };
+        Ok(Self { peer, client, client_address, metrics })
+    }
+}
+
+fn open_log(dir: &Path, setting: DiskSetting) -> Result<(SegmentLog, RecoveryReport, String), ServerError> {
+    let choice = match setting {
+        DiskSetting::IoUring => DiskChoice::Uring,
+        DiskSetting::Portable => DiskChoice::Portable,
+        DiskSetting::Auto => DiskChoice::UringOrPortable,
+    };
+    let disk = open_directory(&dir.join("log"), choice).map_err(|source| match source {
+        DiskError::UringUnavailable { .. } => ServerError::NoIoUring(source),
+        source => ServerError::Disk { dir: dir.to_path_buf(), source },
+    })?;
+    let description = disk.description();
+    let (log, report) = SegmentLog::open(disk, LogOptions::default())
+        .map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
+    if !report.quarantined.is_empty() {
+        let what = report.quarantined.iter().map(|(group, lost)| format!("group {group}: {lost:?}"));
+        let what = what.collect::<Vec<_>>().join("; ");
+        log.close();
+        return Err(ServerError::Rot { dir: dir.to_path_buf(), what });
+    }
+    Ok((log, report, description))
+}
+
+/// Opens the index, and drops it when the log does not reach as far as it says (it can be rebuilt, the log cannot).
+fn open_index(dir: &Path, log: &SegmentLog, groups: u32) -> Result<Arc<Index>, ServerError> {
+    let path = dir.join("index");
+    let fail = |source| ServerError::Index { dir: dir.to_path_buf(), source };
+    let index = Arc::new(Index::open(&path).map_err(fail)?);
+    let fits = (0..groups).all(|group| Group::index_fits(group, &index, log));
+    if fits {
+        return Ok(index);
+    }
+    tracing::warn!(dir = %path.display(), "the index does not fit the log: it is moved aside and rebuilt");
+    drop(index);
+    let aside = dir.join(format!("index.ahead-{}", now_us()));
+    std::fs::rename(&path, &aside).map_err(|error| ServerError::Services(format!("{}: {error}", path.display())))?;
+    Ok(Arc::new(Index::open(&path).map_err(fail)?))
+}
+
+impl Server {
+    /// Starts a node and returns when it serves.
+    ///
+    /// # Errors
+    /// What stands in the way, naming the field, port, file or directory.
+    pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        let ServerConfig { topology, node: name, data_dir, disk } = config;
+        topology.validate()?;
+        let entry = topology.node(&name).cloned().ok_or_else(|| ServerError::UnknownNode {
+            node: name.clone(),
+            known: topology.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", "),
+        })?;
+        let listeners = Listeners::bind(&entry, topology.security.insecure).await?;
+        let identity =
+            Arc::new(Identity::open(&data_dir, &topology.cluster.name, entry.id, &name, rand::random::<u64>() >> 1)?);
+        let (log, _report, disk) = open_log(&data_dir, disk)?;
+        let index = open_index(&data_dir, &log, topology.cluster.groups)?;
+        let (stopping, stop) = watch::channel(false);
+        let node = match build_node(topology, name, identity, log.clone(), index, disk, stop).await {
+            Ok(node) => Arc::new(node),
+            Err(error) => {
+                log.close();
+                return Err(error);
+            }
+        };
+        let failing = node.clone();
+        node.log.on_failure(Box::new(move |error| {
+            failing.failure.send_replace(Some(error.to_string()));
+        }));
+        controller::start(&node);
+        watch_recovery(&node);
+        let mut tasks = JoinSet::new();
+        let client_address = listeners.client_address;
+        serve_all(&mut tasks, &node, listeners)?;
+        Ok(Self { node, client_address, stopping, tasks })
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node.name
+    }
+
+    /// Where clients reach it.
+    #[must_use]
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Its disk in words.
+    #[must_use]
+    pub fn disk_description(&self) -> String {
+        self.node.disk.clone()
+    }
+
+    /// Completes when the node cannot go on, with the reason.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.node.failure.subscribe();
+        let failed = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match failed {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops serving, stops Raft, writes the last checkpoint and closes the log.
+    pub async fn stop(mut self) {
+        self.stopping.send_replace(true);
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(3), drained).await.is_err() {
+            self.tasks.abort_all();
+        }
+        for group in &self.node.groups {
+            group.shutdown().await;
+        }
+        let log = self.node.log.clone();
+        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
+            tracing::error!("the log did not close");
+        }
+    }
+}
+
+async fn build_node(
+    topology: Topology,
+    name: String,
+    identity: Arc<Identity>,
+    log: SegmentLog,
+    index: Arc<Index>,
+    disk: String,
+    stopping: watch::Receiver<bool>,
+) -> Result<Node, ServerError> {
+    let own = identity.node_id();
+    let timing = topology.timing();
+    let silence = Duration::from_millis(timing.election_max_ms.saturating_mul(5));
+    let others = topology.nodes.iter().filter(|node| node.id != own).map(|node| (node.id, node.peer.clone()));
+    let peers = Arc::new(Peers::new(identity.clone(), others, silence)?);
+    let voters: Vec<Voter> = topology
+        .voters()
+        .map(|voter| Voter {
+            node_id: voter.id,
+            zone: voter.zone.clone(),
+            site: topology.site_of(voter.id).unwrap_or_default().to_owned(),
+        })
+        .collect();
+    let mut groups = Vec::new();
+    let mut fresh = true;
+    for group in 0..topology.cluster.groups {
+        let state = log.state(group);
+        fresh &= state.last.is_none() && state.vote.is_none();
+        let params = GroupParams {
+            group,
+            node_id: own,
+            log: log.clone(),
+            index: index.clone(),
+            peers: peers.clone(),
+            voters: voters.clone(),
+            timing,
+            clock: Arc::new(now_us),
+            cluster_name: topology.cluster.name.clone(),
+        };
+        groups.push(Group::start(params).await?);
+    }
+    let metrics = Metrics::new(&name).map_err(|error| ServerError::Services(error.to_string()))?;
+    Ok(Node {
+        admission: Admission::new(topology.limits.inflight_requests, topology.limits.inflight_bytes),
+        identity,
+        topology,
+        name,
+        groups,
+        peers,
+        log,
+        disk,
+        metrics,
+        events: broadcast::Sender::new(1_024),
+        started: Instant::now(),
+        admitted: watch::Sender::new(false),
+        recovered: watch::Sender::new(fresh),
+        fresh,
+        stopping,
+        failure: watch::Sender::new(None),
+    })
+}
+
+/// Local reads wait until the state that was known before the restart is known again.
+fn watch_recovery(node: &Arc<Node>) {
+    let node = node.clone();
+    let mut stopping = node.stopping.clone();
+    tokio::spawn(async move {
+        let recover = async {
+            for group in &node.groups {
+                while !group.wait_for_recovery(Duration::from_secs(5)).await {
+                    tracing::debug!(group = group.id(), "still recovering");
+                }
+            }
+            node.recovered.send_replace(true);
+        };
+        tokio::select! {
+            () = recover => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+    });
+}
+
+fn serve_all(tasks: &mut JoinSet<()>, node: &Arc<Node>, listeners: Listeners) -> Result<(), ServerError> {
+    let stopped = |mut stop: watch::Receiver<bool>| async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let services = |error: &dyn std::fmt::Display| ServerError::Services(error.to_string());
+    let peer = peer_services(node, listeners.peer, stopped(node.stopping.clone()));
+    let client = client_services(node, listeners.client, stopped(node.stopping.clone())).map_err(|e| services(&e))?;
+    tasks.spawn(peer);
+    tasks.spawn(client);
+    if let Some(listener) = listeners.metrics {
+        tasks.spawn(telemetry::serve(listener, node.clone(), stopped(node.stopping.clone())));
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Prometheus metrics of one node, and the page that serves them.
+//!
+//! Invariants: every node has a registry of its own (`dev` runs five in a process); gauges are read when the page is, so the
+//! hot path pays for counters only.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use tokio::net::TcpListener;
+
+use crate::node::Node;
+
+/// Counters that the services raise.
+pub struct Metrics {
+    registry: Registry,
+    /// Append requests by how they ended: `ok`, `refused`, `unknown`.
+    pub appends: IntCounterVec,
+    /// Entries acknowledged.
+    pub entries: IntCounter,
+    /// From a request's arrival to its answer, seconds.
+    pub append_seconds: Histogram,
+    group: IntGaugeVec,
+    log: IntGaugeVec,
+    process: IntGaugeVec,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    ///
+    /// # Errors
+    /// A name is registered twice.
+    pub fn new(node: &str) -> Result<Self, prometheus::Error> {
+        let labels = std::collections::HashMap::from([("node".to_owned(), node.to_owned())]);
+        let registry = Registry::new_custom(None, Some(labels))?;
+        let appends = IntCounterVec::new(Opts::new("tercet_appends_total", "Append requests by outcome"), &["outcome"])?;
+        let entries = IntCounter::new("tercet_entries_total", "Entries acknowledged by this node")?;
+        let buckets = prometheus::exponential_buckets(0.000_25, 2.0, 16)?;
+        let append_seconds = Histogram::with_opts(
+            HistogramOpts::new("tercet_append_seconds", "Arrival of an append to its answer").buckets(buckets),
+        )?;
+        let group = IntGaugeVec::new(Opts::new("tercet_group", "Raft group state"), &["group", "what"])?;
+        let log = IntGaugeVec::new(Opts::new("tercet_log", "Segment log, since start"), &["what"])?;
+        let process = IntGaugeVec::new(Opts::new("tercet_process", "This process"), &["what"])?;
+        registry.register(Box::new(appends.clone()))?;
+        registry.register(Box::new(entries.clone()))?;
+        registry.register(Box::new(append_seconds.clone()))?;
+        registry.register(Box::new(group.clone()))?;
+        registry.register(Box::new(log.clone()))?;
+        registry.register(Box::new(process.clone()))?;
+        Ok(Self { registry, appends, entries, append_seconds, group, log, process })
+    }
+
+    fn read_gauges(&self, node: &Node) {
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        for group in &node.groups {
+            let status = group.status();
+            let id = status.group.to_string();
+            let set = |what: &str, value: u64| self.group.with_label_values(&[id.as_str(), what]).set(signed(value));
+            set("term", status.term);
+            set("leader_id", status.leader_id);
+            set("is_leader", u64::from(status.role == "leader"));
+            set("last_index", status.last_index);
+            set("flushed_index", status.flushed_index);
+            set("committed_index", status.committed_index);
+            set("applied_index", status.applied_index);
+            set("city_watermark", status.city_watermark);
+            set("entries", status.entries);
+            set("replies_held", u64::try_from(group.gate().held()).unwrap_or(u64::MAX));
+        }
+        let stats = node.log.stats();
+        let set = |what: &str, value: u64| self.log.with_label_values(&[what]).set(signed(value));
+        set("batches", stats.batches);
+        set("records", stats.records);
+        set("payload_bytes", stats.payload_bytes);
+        set("written_bytes", stats.written_bytes);
+        set("fsyncs", stats.fsyncs);
+        set("segments", stats.segments);
+        set("failed", u64::from(node.log.failure().is_some()));
+        self.process.with_label_values(&["resident_bytes"]).set(signed(resident_bytes()));
+        self.process.with_label_values(&["uptime_seconds"]).set(signed(node.started.elapsed().as_secs()));
+    }
+
+    fn page(&self, node: &Node) -> String {
+        self.read_gauges(node);
+        let mut out = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+            Err(error) => format!("# metrics could not be encoded: {error}\n"),
+        }
+    }
+}
+
+/// Serves `/metrics` until `stop` completes.
+pub async fn serve(listener: TcpListener, node: Arc<Node>, stop: impl Future<Output = ()> + Send + 'static) {
+    let page = move || {
+        let node = node.clone();
+        async move { node.metrics.page(&node) }
+    };
+    let app = Router::new().route("/metrics", get(page));
+    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
+        tracing::error!(%error, "the metrics page has stopped");
+    }
+}
+
+/// Memory of this process, bytes; 0 where /proc does not tell.
+#[must_use]
+pub fn resident_bytes() -> u64 {
+    let Ok(text) = std::fs::read_to_string("/proc/self/statm") else { return 0 };
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages.saturating_mul(u64::try_from(rustix::param::page_size()).unwrap_or(4096))
+}

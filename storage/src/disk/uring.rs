@@ -1,0 +1,425 @@
+//! The io_uring disk: O_DIRECT writes, each linked to an fdatasync, through one ring.
+//!
+//! The only file of Tercet with `unsafe`. What makes it sound, in one place:
+//! - Every buffer that the kernel has been told of is owned by the ring's `pending` table (or is the wake-up counter,
+//!   which the ring owns on the heap) from before its entry is pushed until its completion has been taken.
+//! - The file descriptors are kept open by the same table.
+//! - Dropping the disk waits for every completion; if that cannot be had, the memory is leaked rather than freed.
+//!
+//! Other invariants: one write and its fdatasync are pushed together (or neither is), so that a link never dangles; a
+//! short write is an error, and the kernel then cancels the linked fdatasync.
+
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{IoUring, Probe, opcode, types};
+use rustix::event::EventfdFlags;
+use rustix::io::Errno;
+
+use super::directory::{Directory, OpenSegment, segment_name};
+use super::{AlignedBuffer, Completion, Disk, DiskError, SegmentFile, SegmentWrite, Wait};
+
+/// Room for this many entries: 127 writes with their fsyncs, and the wake-up.
+const RING_ENTRIES: u32 = 256;
+/// `user_data` of the read on the eventfd. Writes use `token * 2` and their fsyncs `token * 2 + 1`, which stay below.
+const WAKE: u64 = u64::MAX;
+
+/// A directory written through io_uring.
+pub struct UringDisk {
+    directory: Directory,
+    wake: OwnedFd,
+    ring: Mutex<Ring>,
+}
+
+struct Ring {
+    ring: IoUring,
+    /// What the kernel may still touch, by token.
+    pending: HashMap<u64, Pending>,
+    /// Where the kernel puts the eventfd's counter: on the heap, so that it does not move.
+    counter: Box<[u8; 8]>,
+    /// Whether a read of the eventfd is under way.
+    armed: bool,
+}
+
+struct Pending {
+    segment: u32,
+    /// Keeps the descriptor open.
+    file: Arc<OpenSegment>,
+    buffer: AlignedBuffer,
+    write: Option<i32>,
+    fsync: Option<i32>,
+}
+
+/// Says whether this system offers the io_uring operations that Tercet needs, and if not, why.
+pub fn uring_available() -> Result<(), DiskError> {
+    new_ring().map(drop)
+}
+
+fn new_ring() -> Result<IoUring, DiskError> {
+    let unavailable = |reason: String| DiskError::UringUnavailable { reason };
+    let ring = IoUring::builder()
+        .setup_coop_taskrun()
+        .setup_clamp()
+        .build(RING_ENTRIES)
+        .or_else(|error| match error.raw_os_error() {
+            // Kernels before 5.19 do not know cooperative task running; everything else works without it.
+            Some(code) if code == Errno::INVAL.raw_os_error() => IoUring::new(RING_ENTRIES),
+            _ => Err(error),
+        })
+        .map_err(|error| {
+            unavailable(match error.raw_os_error() {
+                Some(code) if code == Errno::NOSYS.raw_os_error() => {
+                    "the kernel has no io_uring (ENOSYS); Linux 5.11 or newer has it".to_owned()
+                }
+                Some(code) if code == Errno::PERM.raw_os_error() || code == Errno::ACCESS.raw_os_error() => {
+                    format!("the system forbids it ({error}); see the sysctl kernel.io_uring_disabled and the container's filter")
+                }
+                _ => error.to_string(),
+            })
+        })?;
+    let mut probe = Probe::new();
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|error| unavailable(format!("its operations cannot be listed: {error}")))?;
+    for (name, code) in [
+        ("WRITE", opcode::Write::CODE),
+        ("READ", opcode::Read::CODE),
+        ("FSYNC", opcode::Fsync::CODE),
+    ] {
+        if !probe.is_supported(code) {
+            return Err(unavailable(format!("the kernel lacks its operation {name}; Linux 5.11 or newer has it")));
+        }
+    }
+    if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
+        return Err(unavailable("the kernel's io_uring is too old; Linux 5.11 or newer is needed".to_owned()));
+    }
+    Ok(ring)
+}
+
+impl UringDisk {
+    /// Opens or makes the directory and sets the ring up.
+    pub fn open(dir: &Path) -> Result<UringDisk, DiskError> {
+        let ring = new_ring()?;
+        let directory = Directory::open(dir, true)?;
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
+            .map_err(|error| DiskError::io("make an eventfd for", dir.display().to_string(), &error.into()))?;
+        let ring = Ring { ring, pending: HashMap::new(), counter: Box::new([0; 8]), armed: false };
+        Ok(UringDisk { directory, wake, ring: Mutex::new(ring) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    /// Pushes the read of the eventfd unless one is under way.
+    fn arm(&mut self, wake: &OwnedFd) -> Result<(), DiskError> {
+        if self.armed {
+            return Ok(());
+        }
+        let read = opcode::Read::new(types::Fd(wake.as_raw_fd()), self.counter.as_mut_ptr(), 8).build().user_data(WAKE);
+        // SAFETY: `counter` is on the heap and owned by this ring, which is not freed before the read has completed
+        // (see `Drop`); the eventfd is owned by the same disk. `armed` keeps a second read from sharing the memory.
+        unsafe { self.push(&[read]) }?;
+        self.armed = true;
+        Ok(())
+    }
+
+    /// Pushes entries, all or none; makes room by submitting what is queued.
+    ///
+    /// # Safety
+    /// The memory and descriptors that the entries name must stay valid until their completions have been taken.
+    unsafe fn push(&mut self, entries: &[Entry]) -> Result<(), DiskError> {
+        for _ in 0..2 {
+            // SAFETY: the caller answers for the entries; `push_multiple` pushes all of them or none.
+            if unsafe { self.ring.submission().push_multiple(entries) }.is_ok() {
+                return Ok(());
+            }
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(Errno::INTR.raw_os_error()) => {}
+                Err(error) => return Err(DiskError::io("submit to", "io_uring", &error)),
+            }
+        }
+        Err(DiskError::Io {
+            operation: "submit to",
+            subject: "io_uring".to_owned(),
+            errno: None,
+            message: "the submission queue stays full".to_owned(),
+        })
+    }
+
+    fn submit_write(&mut self, write: SegmentWrite, file: Arc<OpenSegment>) -> Result<(), DiskError> {
+        let token = write.token;
+        let bytes = u32::try_from(write.buffer.len()).map_err(|_| DiskError::Io {
+            operation: "write",
+            subject: segment_name(write.segment),
+            errno: None,
+            message: "more than 4 GiB in one write".to_owned(),
+        })?;
+        let fd = types::Fd(file.write.as_raw_fd());
+        let entries = [
+            opcode::Write::new(fd, write.buffer.as_slice().as_ptr(), bytes)
+                .offset(write.offset)
+                .build()
+                .flags(Flags::IO_LINK)
+                .user_data(token * 2),
+            opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(token * 2 + 1),
+        ];
+        let pending = Pending { segment: write.segment, file, buffer: write.buffer, write: None, fsync: None };
+        self.pending.insert(token, pending);
+        // SAFETY: `pending` now owns the buffer, whose storage does not move with it, and the open file; both stay there
+        // until both completions have been taken (`settle`), or for ever.
+        if let Err(error) = unsafe { self.push(&entries) } {
+            self.pending.remove(&token);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Submits what is queued and waits for at least one completion as `wait` says.
+    fn enter(&mut self, wait: Wait) -> Result<(), DiskError> {
+        let entered = match wait {
+            Wait::No => self.ring.submit(),
+            _ if !self.ring.completion().is_empty() => self.ring.submit(),
+            Wait::Forever => self.ring.submit_and_wait(1),
+            Wait::AtMostUs(us) => {
+                let nanoseconds = u32::try_from(us % 1_000_000).unwrap_or(0) * 1_000;
+                let limit = types::Timespec::new().sec(us / 1_000_000).nsec(nanoseconds);
+                self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit))
+            }
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                // Out of time, interrupted by a signal, or completions to be taken first: the caller comes again.
+                Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
+                _ => Err(DiskError::io("enter", "io_uring", &error)),
+            },
+        }
+    }
+
+    /// Takes the completions that are there.
+    fn settle(&mut self, into: &mut Vec<Completion>) {
+        let Ring { ring, pending, armed, .. } = self;
+        for entry in ring.completion() {
+            let (data, result) = (entry.user_data(), entry.result());
+            if data == WAKE {
+                *armed = false;
+                continue;
+            }
+            let token = data / 2;
+            let Some(found) = pending.get_mut(&token) else { continue };
+            if data % 2 == 0 {
+                found.write = Some(result);
+            } else {
+                found.fsync = Some(result);
+            }
+            if let (Some(write), Some(fsync)) = (found.write, found.fsync)
+                && let Some(done) = pending.remove(&token)
+            {
+                let result = judge(&done, write, fsync);
+                into.push(Completion { token, buffer: done.buffer, result });
+            }
+        }
+    }
+}
+
+/// What the two results of a write and its linked fdatasync mean.
+fn judge(done: &Pending, write: i32, fsync: i32) -> Result<(), DiskError> {
+    let subject = || segment_name(done.segment);
+    if write < 0 {
+        return Err(DiskError::io("write", subject(), &std::io::Error::from_raw_os_error(-write)));
+    }
+    if usize::try_from(write) != Ok(done.buffer.len()) {
+        return Err(DiskError::Io {
+            operation: "write",
+            subject: subject(),
+            errno: None,
+            message: format!("only {write} of {} bytes were written", done.buffer.len()),
+        });
+    }
+    if fsync < 0 {
+        return Err(DiskError::io("fdatasync", subject(), &std::io::Error::from_raw_os_error(-fsync)));
+    }
+    debug_assert!(done.file.write.as_raw_fd() >= 0);
+    Ok(())
+}
+
+impl Disk for UringDisk {
+    fn description(&self) -> String {
+        let how = if self.directory.is_direct() {
+            "O_DIRECT writes"
+        } else {
+            "buffered writes (the file system refuses O_DIRECT)"
+        };
+        format!("io_uring: {how} linked to fdatasync, {}", self.directory.path().display())
+    }
+
+    fn segments(&self) -> Result<Vec<SegmentFile>, DiskError> {
+        self.directory.segments()
+    }
+
+    fn create(&self, segment: u32, bytes: u64) -> Result<(), DiskError> {
+        self.directory.create(segment, bytes)
+    }
+
+    fn recycle(&self, old: u32, new: u32, bytes: u64) -> Result<(), DiskError> {
+        self.directory.recycle(old, new, bytes)
+    }
+
+    fn remove(&self, segment: u32) -> Result<(), DiskError> {
+        self.directory.remove(segment)
+    }
+
+    fn sync(&self, segment: u32) -> Result<(), DiskError> {
+        self.directory.sync(segment)
+    }
+
+    fn read_at(&self, segment: u32, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        self.directory.read_at(segment, offset, into)
+    }
+
+    fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
+        self.directory.read_note(name)
+    }
+
+    fn write_note(&self, name: &str, content: &[u8]) -> Result<(), DiskError> {
+        self.directory.write_note(name, content)
+    }
+
+    fn submit(&self, write: SegmentWrite) -> Result<(), DiskError> {
+        let file = self.directory.segment(write.segment)?;
+        self.lock().submit_write(write, file)
+    }
+
+    fn completions(&self, wait: Wait, into: &mut Vec<Completion>) -> Result<(), DiskError> {
+        let mut ring = self.lock();
+        ring.arm(&self.wake)?;
+        ring.enter(wait)?;
+        ring.settle(into);
+        Ok(())
+    }
+
+    fn wake(&self) {
+        // The counter cannot overflow, and an eventfd that is open can be written; a wake-up that was lost all the same
+        // delays the committer, it does not lose anything.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Drop for UringDisk {
+    fn drop(&mut self) {
+        self.wake();
+        let ring = self.ring.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut finished = Vec::new();
+        while ring.armed || !ring.pending.is_empty() {
+            if ring.enter(Wait::Forever).is_err() {
+                // The kernel may still write to these: leaking them is the only thing that is sound.
+                std::mem::forget(std::mem::take(&mut ring.pending));
+                std::mem::forget(std::mem::replace(&mut ring.counter, Box::new([0; 8])));
+                return;
+            }
+            ring.settle(&mut finished);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::BLOCK_BYTES;
+
+    fn disk() -> Option<(tempfile::TempDir, UringDisk)> {
+        if let Err(reason) = uring_available() {
+            eprintln!("skipped: {reason}");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let disk = UringDisk::open(dir.path()).unwrap();
+        Some((dir, disk))
+    }
+
+    fn block(fill: u8) -> AlignedBuffer {
+        let mut buffer = AlignedBuffer::with_capacity(BLOCK_BYTES);
+        buffer.set_len(BLOCK_BYTES);
+        buffer.as_mut_slice().fill(fill);
+        buffer
+    }
+
+    #[test]
+    fn many_writes_complete_and_can_be_read() {
+        let Some((_dir, disk)) = disk() else { return };
+        disk.create(1, 512 * 4096).unwrap();
+        for token in 0..300_u64 {
+            let fill = u8::try_from(token % 251).unwrap();
+            let write = SegmentWrite { token, segment: 1, offset: token * 4096, buffer: block(fill) };
+            disk.submit(write).unwrap();
+        }
+        let mut done = Vec::new();
+        while done.len() < 300 {
+            disk.completions(Wait::Forever, &mut done).unwrap();
+        }
+        let mut content = vec![0; 4096];
+        for completion in done {
+            assert_eq!(completion.result, Ok(()));
+            disk.read_at(1, completion.token * 4096, &mut content).unwrap();
+            assert!(content.iter().all(|byte| u64::from(*byte) == completion.token % 251));
+        }
+    }
+
+    #[test]
+    fn a_wake_ends_a_wait_and_a_wait_ends_by_itself() {
+        let Some((_dir, disk)) = disk() else { return };
+        let mut done = Vec::new();
+        disk.completions(Wait::AtMostUs(1_000), &mut done).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let mut done = Vec::new();
+                disk.completions(Wait::Forever, &mut done).unwrap();
+                done.len()
+            });
+            disk.wake();
+            assert_eq!(waiting.join().unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn a_failed_write_is_an_error_and_so_is_an_unaligned_one() {
+        let Some((_dir, disk)) = disk() else { return };
+        assert!(matches!(
+            disk.submit(SegmentWrite { token: 1, segment: 9, offset: 0, buffer: block(1) }),
+            Err(DiskError::NoSegment { segment: 9 })
+        ));
+        disk.create(1, 4096).unwrap();
+        if disk.directory.is_direct() {
+            disk.submit(SegmentWrite { token: 2, segment: 1, offset: 100, buffer: block(1) }).unwrap();
+            let mut done = Vec::new();
+            while done.is_empty() {
+                disk.completions(Wait::Forever, &mut done).unwrap();
+            }
+            assert!(matches!(&done[0].result, Err(DiskError::Io { operation: "write", .. })), "{done:?}");
+        }
+    }
+
+    #[test]
+    fn dropping_with_writes_under_way_waits_for_them() {
+        let Some((dir, disk)) = disk() else { return };
+        disk.create(1, 4096 * 16).unwrap();
+        for token in 0..16 {
+            let write = SegmentWrite { token, segment: 1, offset: token * 4096, buffer: block(5) };
+            disk.submit(write).unwrap();
+        }
+        drop(disk);
+        let again = UringDisk::open(dir.path()).unwrap();
+        let mut content = vec![0; 4096 * 16];
+        again.read_at(1, 0, &mut content).unwrap();
+        assert!(content.iter().all(|byte| *byte == 5));
+    }
+}

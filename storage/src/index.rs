@@ -1,0 +1,332 @@
+//! The index: a sorted map on disk that holds only what can be rebuilt from the log.
+//!
+//! The only file that knows sled. One tree, one writer at a time. What was read in sled's source (1.0.0-alpha.124):
+//! - `flush` fsyncs the heap files and then appends one checksummed frame of metadata and fsyncs it: everything since the
+//!   last flush becomes visible after a crash together. Its background flusher is switched off, so nothing is flushed
+//!   between the two halves of a batch: one [`Index::commit`] is atomic.
+//! - A batch that runs beside an iterator or a merge may deadlock (its own list of known bugs says so): readers and the
+//!   batch exclude each other here, since sled's handle is not `Sync` anyway. Flushing does not need that.
+//! - Damaged files make it return errors or panic: both are caught, here and in [`Index::open`].
+//! - Opening runs the `sync` command (it says so itself); there is no way to switch that off.
+//!
+//! Invariant: after [`Index::commit`] has returned without an error its changes are durable, all of them or (after an
+//! error) none that a later opening shows halfway.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+/// Memory that sled may use for pages, in bytes.
+const CACHE_BYTES: usize = 64 << 20;
+/// Entries of a sled leaf.
+const LEAF_FANOUT: usize = 256;
+
+type Db = sled::Db<LEAF_FANOUT>;
+
+/// Changes in the order of their keys: a value, or `None` to remove the key.
+pub type SortedChanges = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// What went wrong with the index. It can always be rebuilt from the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IndexError {
+    /// The system or sled refused.
+    #[error("{operation}: {message}")]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// The words for it.
+        message: String,
+    },
+    /// sled panicked, which means damaged files.
+    #[error("{operation}: the index is damaged: {message}")]
+    Damaged {
+        /// What was being done.
+        operation: &'static str,
+        /// What the panic said.
+        message: String,
+    },
+    /// The keys handed to [`Index::commit`] are not in strictly ascending order.
+    #[error("the keys are not in ascending order")]
+    Unsorted,
+}
+
+/// The index. Readers and [`Index::commit`]'s batch take turns; its flush keeps nobody out.
+pub struct Index {
+    store: Store,
+    moved_aside: Option<PathBuf>,
+}
+
+enum Store {
+    Sled(Box<SledStore>),
+    Memory(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>),
+}
+
+/// sled's handle may move between threads but not be used by two at once; a clone of it may be used beside it.
+type SledStore = Mutex<Db>;
+
+impl Index {
+    /// Opens the index in a directory, or makes it. A damaged one is moved aside (`<name>.damaged-<n>`) and an empty one
+    /// takes its place; [`Index::moved_aside`] tells.
+    pub fn open(dir: &Path) -> Result<Index, IndexError> {
+        let first = match open_sled(dir) {
+            Ok(db) => return Ok(Index::over(db, None)),
+            Err(error) => error,
+        };
+        if !dir.exists() {
+            return Err(first);
+        }
+        let aside = move_aside(dir)?;
+        tracing::warn!(error = %first, aside = %aside.display(), "the index cannot be opened: moved aside, starting empty");
+        Ok(Index::over(open_sled(dir)?, Some(aside)))
+    }
+
+    /// An index in memory: the simulation's.
+    pub fn in_memory() -> Index {
+        Index { store: Store::Memory(RwLock::default()), moved_aside: None }
+    }
+
+    fn over(db: Db, moved_aside: Option<PathBuf>) -> Index {
+        Index { store: Store::Sled(Box::new(Mutex::new(db))), moved_aside }
+    }
+
+    /// Where a damaged index was moved when this one was opened.
+    pub fn moved_aside(&self) -> Option<&Path> {
+        self.moved_aside.as_deref()
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        match &self.store {
+            Store::Memory(map) => Ok(reading(map).get(key).cloned()),
+            Store::Sled(store) => {
+                let db = using(store);
+                guarded("get", || Ok(db.get(key)?.map(|value| value.to_vec())))
+            }
+        }
+    }
+
+    /// The greatest key at or below `key` that begins with `prefix`, and its value.
+    pub fn floor(&self, prefix: &[u8], key: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, IndexError> {
+        if key < prefix {
+            return Ok(None);
+        }
+        let found = match &self.store {
+            Store::Memory(map) => reading(map)
+                .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
+                .next_back()
+                .map(|(key, value)| (key.clone(), value.clone())),
+            Store::Sled(store) => {
+                let db = using(store);
+                guarded("floor", || {
+                    if let Some(value) = db.get(key)? {
+                        return Ok(Some((key.to_vec(), value.to_vec())));
+                    }
+                    Ok(db.get_lt(key)?.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                })?
+            }
+        };
+        // Keys with the prefix lie together: if the nearest one below lacks it, none has it.
+        Ok(found.filter(|(key, _)| key.starts_with(prefix)))
+    }
+
+    /// Calls `each` with every key that begins with `prefix`, in order, until it returns `false`. It must not call the
+    /// index.
+    pub fn scan_prefix(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), IndexError> {
+        match &self.store {
+            Store::Memory(map) => {
+                for (key, value) in reading(map).range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded)) {
+                    if !key.starts_with(prefix) || !each(key, value) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Store::Sled(store) => {
+                let db = using(store);
+                guarded("scan", || {
+                    for item in db.scan_prefix(prefix) {
+                        let (key, value) = item?;
+                        if !each(&key, &value) {
+                            break;
+                        }
+                    }
+                    Ok(())
+                })
+            }
+        }
+    }
+
+    /// Applies changes as one atomic batch, durable when this returns. Keys in strictly ascending order: sled is several
+    /// times faster that way. After an error the index must be opened anew.
+    pub fn commit(&self, sorted: SortedChanges) -> Result<(), IndexError> {
+        if !sorted.is_sorted_by(|(one, _), (two, _)| one < two) {
+            return Err(IndexError::Unsorted);
+        }
+        match &self.store {
+            Store::Memory(map) => {
+                let mut map = map.write().unwrap_or_else(PoisonError::into_inner);
+                for (key, value) in sorted {
+                    match value {
+                        Some(value) => map.insert(key, value),
+                        None => map.remove(&key),
+                    };
+                }
+                Ok(())
+            }
+            Store::Sled(store) => {
+                let mut batch = sled::Batch::default();
+                for (key, value) in sorted {
+                    match value {
+                        Some(value) => batch.insert(key, value),
+                        None => batch.remove(key),
+                    }
+                }
+                let db = using(store);
+                guarded("apply", || Ok(db.apply_batch(batch)?))?;
+                // The flush is the long part, and readers need not wait for it.
+                let flushing = db.clone();
+                drop(db);
+                guarded("flush", || Ok(flushing.flush().map(drop)?))
+            }
+        }
+    }
+}
+
+fn reading<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn using(store: &SledStore) -> MutexGuard<'_, Db> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open_sled(dir: &Path) -> Result<Db, IndexError> {
+    let config = sled::Config::new()
+        .path(dir)
+        .cache_capacity_bytes(CACHE_BYTES)
+        .flush_every_ms(None)
+        .zstd_compression_level(1);
+    guarded("open", || Ok(config.open()?))
+}
+
+/// Renames the directory to the first free `<name>.damaged-<n>`.
+fn move_aside(dir: &Path) -> Result<PathBuf, IndexError> {
+    let failed = |message: String| IndexError::Io { operation: "move the damaged index aside", message };
+    let name = dir.file_name().ok_or_else(|| failed("it has no name".to_owned()))?.to_string_lossy().into_owned();
+    for number in 1..10_000 {
+        let aside = dir.with_file_name(format!("{name}.damaged-{number}"));
+        if !aside.exists() {
+            std::fs::rename(dir, &aside).map_err(|error| failed(error.to_string()))?;
+            return Ok(aside);
+        }
+    }
+    Err(failed("too many damaged ones are there already".to_owned()))
+}
+
+/// Runs something of sled's and turns errors and panics into ours.
+fn guarded<T>(operation: &'static str, work: impl FnOnce() -> std::io::Result<T>) -> Result<T, IndexError> {
+    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(IndexError::Io { operation, message: error.to_string() }),
+        Err(panic) => {
+            let message = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            Err(IndexError::Damaged { operation, message })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, value: &str) -> (Vec<u8>, Option<Vec<u8>>) {
+        (key.into(), Some(value.into()))
+    }
+
+    fn both(check: impl Fn(Index)) {
+        check(Index::in_memory());
+        let dir = tempfile::tempdir().unwrap();
+        check(Index::open(&dir.path().join("index")).unwrap());
+    }
+
+    #[test]
+    fn both_kinds_find_scan_and_remove_alike() {
+        both(|index| {
+            index.commit(vec![put("a1", "1"), put("a3", "3"), put("b1", "x")]).unwrap();
+            assert_eq!(index.get(b"a1").unwrap(), Some(b"1".to_vec()));
+            assert_eq!(index.get(b"a2").unwrap(), None);
+            let floor = |prefix: &str, key: &str| {
+                let found = index.floor(prefix.as_bytes(), key.as_bytes()).unwrap();
+                found.map(|(key, _)| String::from_utf8(key).unwrap())
+            };
+            assert_eq!(floor("a", "a0"), None);
+            assert_eq!(floor("a", "a1").as_deref(), Some("a1"));
+            assert_eq!(floor("a", "a2").as_deref(), Some("a1"));
+            assert_eq!(floor("a", "zzz"), None, "the nearest below has another prefix");
+            assert_eq!(floor("b", "a9"), None);
+            let mut seen = Vec::new();
+            index.scan_prefix(b"a", &mut |key, _| {
+                seen.push(key.to_vec());
+                true
+            }).unwrap();
+            assert_eq!(seen, vec![b"a1".to_vec(), b"a3".to_vec()]);
+            let mut first = 0;
+            index.scan_prefix(b"", &mut |_, _| {
+                first += 1;
+                false
+            }).unwrap();
+            assert_eq!(first, 1);
+            index.commit(vec![(b"a1".to_vec(), None), put("a3", "4")]).unwrap();
+            assert_eq!(index.get(b"a1").unwrap(), None);
+            assert_eq!(index.get(b"a3").unwrap(), Some(b"4".to_vec()));
+            assert_eq!(index.commit(vec![put("b", "1"), put("a", "2")]), Err(IndexError::Unsorted));
+            assert_eq!(index.commit(vec![put("a", "1"), put("a", "2")]), Err(IndexError::Unsorted));
+        });
+    }
+
+    #[test]
+    fn a_committed_batch_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let many: Vec<_> = (0..5_000).map(|number| put(&format!("k{number:05}"), "v")).collect();
+        {
+            let index = Index::open(&path).unwrap();
+            index.commit(many).unwrap();
+        }
+        let index = Index::open(&path).unwrap();
+        assert!(index.moved_aside().is_none());
+        let mut count = 0;
+        index.scan_prefix(b"k", &mut |_, _| {
+            count += 1;
+            true
+        }).unwrap();
+        assert_eq!(count, 5_000);
+        assert_eq!(index.floor(b"k", b"k02500x").unwrap().unwrap().0, b"k02500".to_vec());
+    }
+
+    #[test]
+    fn a_damaged_index_is_moved_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        drop(Index::open(&path).unwrap());
+        std::fs::write(path.join("settings.toml"), b"nonsense").ok();
+        for entry in std::fs::read_dir(&path).unwrap() {
+            let file = entry.unwrap().path();
+            if file.is_file() {
+                std::fs::write(&file, b"nonsense").unwrap();
+            }
+        }
+        let index = Index::open(&path).unwrap();
+        let aside = index.moved_aside().unwrap().to_path_buf();
+        assert_eq!(aside, dir.path().join("index.damaged-1"));
+        assert!(aside.exists());
+        index.commit(vec![put("a", "1")]).unwrap();
+        assert_eq!(index.get(b"a").unwrap(), Some(b"1".to_vec()));
+    }
+}

@@ -1,0 +1,353 @@
+//! The segment log: what one node keeps of all its groups, written once and found by position.
+//!
+//! ```text
+//! callers --append, save_vote...--> memory + queue --committer--> batches --disk--> done callbacks
+//!                                                       housekeeper: makes and removes segments
+//! ```
+//!
+//! [`SegmentLog::open`] recovers ([`recover`]), starts the committer and the housekeeper on threads of their own;
+//! [`SegmentLog::open_stepped`] leaves the driving to the caller ([`LogDriver`]), for simulations.
+//!
+//! Invariants: what has been handed in can be read at once; its callback runs when it is durable, in order; the first
+//! failed write or fsync is the end (G9); damaged bytes are never handed out (G8).
+
+mod committer;
+mod draft;
+mod group;
+mod housekeeper;
+mod options;
+mod reading;
+pub mod recover;
+mod shared;
+mod stats;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, ThreadId};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+pub use options::LogOptions;
+pub use stats::LogStats;
+
+use crate::disk::{Disk, DiskError, Wait};
+use crate::error::LogError;
+use crate::format::NO_TERM;
+use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord};
+use committer::Committer;
+use recover::RecoveryReport;
+use shared::{Closing, QueuedEntry, Shared, State, VoteWork, Work};
+
+/// The largest vote.
+const VOTE_LIMIT_BYTES: usize = 2048;
+
+/// The segment log. Clones are handles to the same log; when the last is gone the threads stop, without confirming.
+#[derive(Clone)]
+pub struct SegmentLog(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Default)]
+struct Threads {
+    committer: Option<(ThreadId, JoinHandle<()>)>,
+    housekeeper: Option<JoinHandle<()>>,
+}
+
+impl SegmentLog {
+    /// Recovers, then starts the committer thread.
+    pub fn open(disk: Box<dyn Disk>, options: LogOptions) -> Result<(SegmentLog, RecoveryReport), LogError> {
+        let (shared, committer, report) = recover::open(disk, options)?;
+        let cannot = |error: std::io::Error| LogError::Disk(DiskError::io("start a thread of", "the log", &error));
+        let theirs = Arc::clone(&shared);
+        let housekeeper = std::thread::Builder::new()
+            .name("log-segments".to_owned())
+            .spawn(move || housekeeper::run(&theirs))
+            .map_err(cannot)?;
+        let theirs = Arc::clone(&shared);
+        let committing =
+            std::thread::Builder::new().name("log-committer".to_owned()).spawn(move || drive(&theirs, committer));
+        let threads = match committing {
+            Ok(thread) => Threads { committer: Some((thread.thread().id(), thread)), housekeeper: Some(housekeeper) },
+            Err(error) => {
+                let log = SegmentLog::over(shared, Threads { committer: None, housekeeper: Some(housekeeper) });
+                drop(log);
+                return Err(cannot(error));
+            }
+        };
+        Ok((SegmentLog::over(shared, threads), report))
+    }
+
+    /// Recovers and hands the driving to the caller: nothing happens but in [`LogDriver::step`].
+    pub fn open_stepped(
+        disk: Box<dyn Disk>,
+        options: LogOptions,
+    ) -> Result<(SegmentLog, LogDriver, RecoveryReport), LogError> {
+        let (shared, committer, report) = recover::open(disk, options)?;
+        let driver = LogDriver { shared: Arc::clone(&shared), committer };
+        Ok((SegmentLog::over(shared, Threads::default()), driver, report))
+    }
+
+    fn over(shared: Arc<Shared>, threads: Threads) -> SegmentLog {
+        SegmentLog(Arc::new(Inner { shared, threads: Mutex::new(threads) }))
+    }
+
+    /// The groups of which the log holds something.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.0.shared.lock().groups.keys().copied().collect()
+    }
+
+    /// The state of a group: of what has been handed in and can be read; `durable_last` of what is durable.
+    pub fn state(&self, group: GroupId) -> GroupState {
+        self.0.shared.lock().groups.get(&group).map(group::GroupLog::state).unwrap_or_default()
+    }
+
+    /// Appends entries. Their indexes must follow the group's last one (or begin anywhere in an empty group). They can be
+    /// read when this returns; `done` is called when they are durable.
+    pub fn append(&self, group: GroupId, records: Vec<LogRecord>, done: Done) -> Result<(), LogError> {
+        let shared = &self.0.shared;
+        let limit = shared.options.record_limit_bytes();
+        let mut bytes = 0;
+        let mut entries = VecDeque::with_capacity(records.len());
+        for record in records {
+            if record.payload.len() > limit {
+                let bytes = record.payload.len();
+                return Err(LogError::RecordTooLarge { group, bytes, limit_bytes: limit });
+            }
+            bytes += record.payload.len();
+            // Outside the lock: this is where the bytes are gone through.
+            let crc = crc32fast::hash(&record.payload);
+            entries.push_back(QueuedEntry { record, crc, previous_term: NO_TERM });
+        }
+        {
+            let mut state = shared.lock();
+            state.accepts()?;
+            let last = state.groups.get(&group).and_then(group::GroupLog::last);
+            let mut next = last.map(|last| last.index + 1);
+            let mut term = last.map_or(NO_TERM, |last| last.term);
+            for entry in &mut entries {
+                if let Some(expected) = next.filter(|expected| *expected != entry.record.index) {
+                    return Err(LogError::NotConsecutive { group, expected, got: entry.record.index });
+                }
+                next = Some(entry.record.index + 1);
+                entry.previous_term = std::mem::replace(&mut term, entry.record.term);
+            }
+            state.admits(entries.len(), bytes, &shared.options)?;
+            state.queued_bytes += bytes;
+            for entry in &entries {
+                state.push_entry(group, entry.record.clone(), entry.crc);
+            }
+            state.queue.push_back(Work::Entries { group, entries, done: Some(done) });
+        }
+        shared.kick();
+        Ok(())
+    }
+
+    /// Saves the group's vote, durably in two batches in different blocks before `done`. At most 2 KiB.
+    pub fn save_vote(&self, group: GroupId, vote: Bytes, done: Done) -> Result<(), LogError> {
+        if vote.len() > VOTE_LIMIT_BYTES {
+            return Err(LogError::RecordTooLarge { group, bytes: vote.len(), limit_bytes: VOTE_LIMIT_BYTES });
+        }
+        {
+            let mut state = self.0.shared.lock();
+            state.accepts()?;
+            let log = state.groups.entry(group).or_default();
+            log.vote.sequence = log.vote.sequence.max(log.newest_vote_named) + 1;
+            log.vote.bytes = Some(vote.clone());
+            log.vote_lost = false;
+            let sequence = log.vote.sequence;
+            state.votes.push_back(VoteWork { group, sequence, bytes: vote, done: Some(done) });
+        }
+        self.0.shared.kick();
+        Ok(())
+    }
+
+    /// Notes how far the group has committed. Rides with the next batch, or the next idle one; nobody waits.
+    pub fn save_committed(&self, group: GroupId, committed: LogPoint) -> Result<(), LogError> {
+        let first = {
+            let mut state = self.0.shared.lock();
+            state.accepts()?;
+            state.groups.entry(group).or_default().committed = Some(committed);
+            state.committed.insert(group, committed).is_none() && state.committed.len() == 1
+        };
+        if first {
+            self.0.shared.kick();
+        }
+        Ok(())
+    }
+
+    /// Drops everything after a point that the log holds, or everything.
+    pub fn truncate_after(&self, group: GroupId, last_kept: Option<LogPoint>, done: Done) -> Result<(), LogError> {
+        {
+            let mut state = self.0.shared.lock();
+            state.accepts()?;
+            if let Some(point) = last_kept
+                && state.groups.get(&group).and_then(|log| log.point(point.index)) != Some(point)
+            {
+                return Err(LogError::NoSuchPoint { group, point });
+            }
+            state.drop_queued(group, last_kept);
+            let released = state.change(group, |log| {
+                log.queued_truncations.push_back(last_kept);
+                log.truncate(last_kept)
+            });
+            state.queue.push_back(Work::Truncate { group, kept: last_kept, released, done });
+        }
+        self.0.shared.kick();
+        Ok(())
+    }
+
+    /// Drops everything up to a point, which may lie beyond the end (a snapshot has taken its place).
+    pub fn purge(&self, group: GroupId, upto: LogPoint, done: Done) -> Result<(), LogError> {
+        {
+            let mut state = self.0.shared.lock();
+            state.accepts()?;
+            let purged = state.groups.get(&group).and_then(|log| log.purged);
+            let upto = purged.filter(|purged| purged.index >= upto.index).unwrap_or(upto);
+            let released = state.change(group, |log| log.purge(upto));
+            state.queue.push_back(Work::Purge { group, upto, released, done });
+        }
+        self.0.shared.kick();
+        Ok(())
+    }
+
+    /// The entries of a range that the log has, in order: at least one if there is one, ending after `max_bytes` of
+    /// payload. From memory or from the file, CRC checked; a damaged entry is [`LogError::Rot`].
+    pub fn read(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogRecord>, LogError> {
+        reading::read(&self.0.shared, group, range, max_bytes)
+    }
+
+    /// The point at an index: of an entry, or of the purge point.
+    pub fn point(&self, group: GroupId, index: u64) -> Option<LogPoint> {
+        self.0.shared.lock().groups.get(&group).and_then(|log| log.point(index))
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> LogStats {
+        let state = self.0.shared.lock();
+        LogStats {
+            segments: state.segments.live.len() as u64,
+            cached_bytes: state.cached_bytes() as u64,
+            queued_bytes: state.queued_bytes as u64,
+            disk_full: state.segments.full,
+            ..state.counters.stats()
+        }
+    }
+
+    /// What the disk is, for a human.
+    pub fn disk_description(&self) -> String {
+        self.0.shared.disk.description()
+    }
+
+    /// The first failed write or fsync; from then on everything is refused.
+    pub fn failure(&self) -> Option<LogError> {
+        self.0.shared.lock().failure.clone()
+    }
+
+    /// Calls `hook` once when the log fails; at once if it has. It must not call the log.
+    pub fn on_failure(&self, hook: Box<dyn Fn(&LogError) + Send + Sync>) {
+        let shared = &self.0.shared;
+        shared.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(hook);
+        let Some(failure) = self.failure() else { return };
+        for hook in shared.hooks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            hook(&failure);
+        }
+    }
+
+    /// Writes what waits, confirms the last batch, stops the threads. Everything is refused afterwards, but reads go on.
+    /// With a [`LogDriver`], only asks for it: the driver finishes.
+    pub fn close(&self) {
+        self.0.end(Closing::Confirm);
+    }
+}
+
+impl Inner {
+    fn end(&self, how: Closing) {
+        {
+            let mut state = self.shared.lock();
+            if state.closing == Closing::No {
+                state.closing = how;
+            }
+        }
+        self.shared.kick();
+        let mut threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some((id, committer)) = threads.committer.take()
+            && id != std::thread::current().id()
+        {
+            // A panic of the thread has been reported by the panic hook.
+            let _ = committer.join();
+        }
+        // Only now: the committer may have needed one more segment to finish.
+        self.shared.lock_jobs().stop = true;
+        self.shared.jobs_changed.notify_all();
+        if let Some(housekeeper) = threads.housekeeper.take() {
+            let _ = housekeeper.join();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.end(Closing::Abandon);
+    }
+}
+
+/// The committer's thread.
+fn drive(shared: &Shared, mut committer: Committer) {
+    let start = Instant::now();
+    let now_us = || u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    loop {
+        let seen = shared.pushes.load(Ordering::SeqCst);
+        committer.advance(now_us());
+        if committer.is_finished() {
+            return;
+        }
+        let wait = committer.wait(now_us(), seen);
+        committer.complete(wait, now_us);
+        shared.sleeping.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Drives a log step by step, instead of its threads.
+pub struct LogDriver {
+    shared: Arc<Shared>,
+    committer: Committer,
+}
+
+impl LogDriver {
+    /// Submits what may be submitted, does one job on the segments, takes what the disk has finished. Never waits. Says
+    /// whether the log goes on: `false` once it has failed or, after [`SegmentLog::close`], has ended.
+    pub fn step(&mut self, now_us: u64) -> bool {
+        housekeeper::run_one(&self.shared);
+        self.committer.advance(now_us);
+        if self.committer.is_finished() {
+            return false;
+        }
+        self.committer.complete(Wait::No, || now_us);
+        true
+    }
+
+    /// Whether nothing is in flight and nothing waits, but for an idle batch.
+    pub fn is_settled(&self) -> bool {
+        self.committer.is_settled()
+    }
+
+    /// When an idle batch will be due, in the time that [`LogDriver::step`] is given.
+    pub fn next_deadline_us(&self) -> Option<u64> {
+        self.committer.next_deadline_us()
+    }
+}
+
+impl Drop for LogDriver {
+    fn drop(&mut self) {
+        let mut state: std::sync::MutexGuard<'_, State> = self.shared.lock();
+        if state.closing == Closing::No {
+            state.closing = Closing::Abandon;
+        }
+    }
+}

@@ -1,0 +1,753 @@
+//! The committer: the state machine that turns what is queued into batches and durable batches into callbacks.
+//!
+//! It is driven by calls of [`Committer::advance`] (make and submit batches) and [`Committer::complete`] (take what the
+//! disk has finished), by a thread in production and step by step in tests. Times come in as microseconds.
+//!
+//! Invariants:
+//! - Batches are numbered without a gap; batch n is answered only when all up to n are durable.
+//! - Batches and blocks in flight never exceed what the newest durable batch states as its window. So whoever reads the
+//!   log after a crash knows how much can be missing. A larger batch is announced first.
+//! - A new segment begins only when everything before it is durable. So nothing in an older segment is ever in flight.
+//! - The first batch of a segment repeats the state of each group as of that place in the log, and the votes once more in
+//!   the batch after it: a segment by itself holds each vote twice.
+//! - A segment is removed only after a durable batch has stated that it is not needed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::draft::Draft;
+use super::group::{Place, Released, Slot};
+use super::options::blocks_of;
+use super::shared::{Closing, Shared, State, VoteWork, Work};
+use crate::disk::{AlignedBuffer, Completion, DiskError, SegmentWrite, Wait};
+use crate::error::LogError;
+use crate::format::{
+    BLOCK_BYTES, BatchHeader, CheckpointState, CutRecord, Kind, Row, Tag, encode_batch, flags, payload_start,
+};
+use crate::types::{Done, GroupId, LogPoint};
+
+/// Buffers kept for reuse: no more than this many, and none larger than twice the usual batch.
+const POOLED_BUFFERS: usize = 8;
+
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    head: Head,
+    in_flight: VecDeque<InFlight>,
+    /// What may be in flight: as the newest durable batch states it.
+    allowed: Window,
+    /// Number of the newest durable batch.
+    durable: u64,
+    /// Vote copies that the next batch takes.
+    second_copies: Vec<VoteWork>,
+    /// State of each group as of the last batch made.
+    written: BTreeMap<GroupId, CheckpointState>,
+    /// Cuts in segments that still exist.
+    cuts: Vec<CutRecord>,
+    /// The oldest segment needed, as stated by the newest batch made and by the newest durable one.
+    stated_oldest: u32,
+    durable_oldest: u32,
+    /// The durable mark that the newest batch made states, and the newest batch that deserves one.
+    stated_mark: u64,
+    last_real: u64,
+    /// The batch that holds the second copies of all votes of the present segment; `None` = not made yet.
+    votes_repeated_in: Option<u64>,
+    last_activity_us: u64,
+    pool: Vec<AlignedBuffer>,
+    completions: Vec<Completion>,
+    stopped: bool,
+}
+
+/// Where the next batch goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) segment: u32,
+    pub(crate) block: u32,
+    pub(crate) segment_blocks: u32,
+    /// Number of the last batch; 0 = none yet.
+    pub(crate) last_number: u64,
+    pub(crate) last_crc: u32,
+}
+
+/// What comes of an attempt to put a batch together.
+enum Next {
+    Batch(BatchHeader),
+    /// The log has gone on to the next segment: try again there.
+    Again,
+    Nothing,
+    TooLarge,
+}
+
+/// How much may be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) batches: u32,
+    pub(crate) blocks: u32,
+}
+
+/// What recovery hands to the committer.
+pub(crate) struct Start {
+    pub(crate) head: Head,
+    pub(crate) allowed: Window,
+    pub(crate) written: BTreeMap<GroupId, CheckpointState>,
+    pub(crate) cuts: Vec<CutRecord>,
+    pub(crate) oldest: u32,
+    /// The durable mark that the last batch found states.
+    pub(crate) stated_mark: u64,
+    /// Whether that batch was only an idle one.
+    pub(crate) last_is_idle: bool,
+    /// Groups whose newest vote is not in two places.
+    pub(crate) votes_to_repeat: Vec<VoteWork>,
+}
+
+struct InFlight {
+    number: u64,
+    blocks: u32,
+    window: Window,
+    oldest: u32,
+    dones: Vec<Done>,
+    released: Vec<Released>,
+    groups: Vec<GroupId>,
+    records: u64,
+    payload_bytes: u64,
+    is_idle: bool,
+    is_first: bool,
+    submitted_us: u64,
+    is_complete: bool,
+}
+
+impl Committer {
+    pub(crate) fn new(shared: Arc<Shared>, start: Start) -> Committer {
+        let last = start.head.last_number;
+        Committer {
+            shared,
+            head: start.head,
+            in_flight: VecDeque::new(),
+            allowed: start.allowed,
+            durable: last,
+            second_copies: start.votes_to_repeat,
+            written: start.written,
+            cuts: start.cuts,
+            stated_oldest: start.oldest,
+            durable_oldest: start.oldest,
+            stated_mark: start.stated_mark,
+            last_real: if start.last_is_idle { last.saturating_sub(1) } else { last },
+            votes_repeated_in: (start.head.block > 0).then_some(last),
+            last_activity_us: 0,
+            pool: Vec::new(),
+            completions: Vec::new(),
+            stopped: false,
+        }
+    }
+
+    /// Makes and submits every batch that may be made now.
+    pub(crate) fn advance(&mut self, now_us: u64) {
+        while !self.stopped {
+            let mut draft = Draft::default();
+            let shared = Arc::clone(&self.shared);
+            let mut state = shared.lock();
+            if state.failure.is_some() || state.closing == Closing::Abandon {
+                break;
+            }
+            let next = self.draft(&mut state, &mut draft, now_us);
+            drop(state);
+            match next {
+                Next::Batch(header) => {
+                    if let Err(error) = self.submit(header, draft, now_us) {
+                        self.fail(error);
+                    }
+                }
+                Next::Again => self.answer_later(draft.dones),
+                Next::Nothing => {
+                    self.answer_later(draft.dones);
+                    break;
+                }
+                Next::TooLarge => self.fail(DiskError::Io {
+                    operation: "begin",
+                    subject: format!("segment {}", self.head.segment),
+                    errno: None,
+                    message: "the checkpoint of all groups is larger than a segment".to_owned(),
+                }),
+            }
+        }
+    }
+
+    /// Decides on the next batch and takes its records out of the queue.
+    fn draft(&mut self, state: &mut State, draft: &mut Draft, now_us: u64) -> Next {
+        let is_first = self.head.block == 0;
+        if self.window_left().batches == 0 || (is_first && !self.in_flight.is_empty()) {
+            return Next::Nothing;
+        }
+        if is_first {
+            self.draft_checkpoint(draft);
+            if draft.blocks_with(0, 0) > self.head.segment_blocks {
+                return Next::TooLarge;
+            }
+        }
+        self.draft_votes(state, draft);
+        let oldest = self.oldest(state);
+        let idle = self.idle_is_due(state, oldest, now_us);
+        if !state.queue.is_empty() || !draft.is_empty() || idle {
+            self.draft_committed(state, draft);
+        }
+        if self.draft_queue(state, draft) {
+            return Next::Again;
+        }
+        let announce = self.in_flight.is_empty() && self.first_queued_blocks(state) > self.allowed.blocks;
+        if draft.is_empty() && !idle && !announce && !is_first {
+            return Next::Nothing;
+        }
+        let room = self.head.segment_blocks - self.head.block;
+        if room == 0 {
+            // An idle batch; everything else was measured before it was taken.
+            return if self.roll(state) { Next::Again } else { Next::Nothing };
+        }
+        draft.close();
+        self.place_entries(state, draft);
+        self.remember(state, draft);
+        state.segments.room_blocks = room - draft.blocks_with(0, 0);
+        let announced = self.announced_window(state);
+        Next::Batch(self.header(draft, announced, oldest))
+    }
+
+    /// The start of a segment: cuts, then each group's state as of here; the votes again in the next batch.
+    fn draft_checkpoint(&mut self, draft: &mut Draft) {
+        let oldest = self.stated_oldest;
+        self.cuts.retain(|cut| cut.segment >= oldest);
+        for cut in &self.cuts {
+            draft.push_cut(cut);
+        }
+        for (group, checkpoint) in &self.written {
+            draft.push_checkpoint(*group, checkpoint.encode());
+            if let Some(bytes) = checkpoint.vote.clone().filter(|_| !checkpoint.vote_lost) {
+                let sequence = checkpoint.vote_sequence;
+                draft.second_copies.push(VoteWork { group: *group, sequence, bytes, done: None });
+            }
+        }
+        draft.is_real = true;
+        self.votes_repeated_in = None;
+    }
+
+    /// Second copies of the last batch's votes, then first copies of new ones. They may use the segment's reserve.
+    fn draft_votes(&mut self, state: &mut State, draft: &mut Draft) {
+        let limit = self.limit_blocks(0);
+        let mut waiting = std::mem::take(&mut self.second_copies).into_iter();
+        for mut vote in waiting.by_ref() {
+            if draft.blocks_with(1, vote.bytes.len()) > limit {
+                self.second_copies.push(vote);
+                break;
+            }
+            draft.push_vote(&vote, Tag::SECOND_COPY);
+            draft.dones.extend(vote.done.take());
+        }
+        self.second_copies.extend(waiting);
+        while let Some(vote) = state.votes.front() {
+            if draft.blocks_with(1, vote.bytes.len()) > limit {
+                break;
+            }
+            let Some(vote) = state.votes.pop_front() else { break };
+            draft.push_vote(&vote, Tag::FIRST_COPY);
+            draft.second_copies.push(vote);
+        }
+    }
+
+    fn draft_committed(&self, state: &mut State, draft: &mut Draft) {
+        let limit = self.limit_blocks(0);
+        while draft.blocks_with(1, 0) <= limit
+            && let Some((group, committed)) = state.committed.pop_first()
+        {
+            draft.push_point(group, Kind::Committed, committed);
+        }
+    }
+
+    /// Records from the queue, in order, as many as fit. Says whether it has gone on to the next segment instead, because
+    /// not even the first fits.
+    fn draft_queue(&mut self, state: &mut State, draft: &mut Draft) -> bool {
+        let reserve = self.shared.options.reserve_blocks();
+        let full = self.limit_blocks(0);
+        let usual = self.limit_blocks(reserve);
+        while let Some(work) = state.queue.pop_front() {
+            let (rest, fits) = match work {
+                Work::Entries { group, mut entries, done } => {
+                    let taken = self.draft_entries(state, draft, group, &mut entries, usual);
+                    if taken {
+                        draft.dones.extend(done);
+                        continue;
+                    }
+                    (Work::Entries { group, entries, done }, false)
+                }
+                other => (other, draft.blocks_with(1, 0) <= full),
+            };
+            match rest {
+                Work::Truncate { group, kept, released, done } if fits => {
+                    draft.push_truncation(group, kept);
+                    draft.released.push(released);
+                    draft.dones.push(done);
+                }
+                Work::Purge { group, upto, released, done } if fits => {
+                    draft.push_point(group, Kind::Purge, upto);
+                    draft.released.push(released);
+                    draft.dones.push(done);
+                }
+                rest => {
+                    state.queue.push_front(rest);
+                    break;
+                }
+            }
+        }
+        let stuck = !state.queue.is_empty() || !self.second_copies.is_empty() || !state.votes.is_empty();
+        draft.is_empty() && stuck && !self.fits_after_announcing(state) && self.roll(state)
+    }
+
+    /// Takes entries as long as they fit; says whether all of them did.
+    fn draft_entries(
+        &self,
+        state: &mut State,
+        draft: &mut Draft,
+        group: GroupId,
+        entries: &mut VecDeque<super::shared::QueuedEntry>,
+        limit: u32,
+    ) -> bool {
+        let usual_batch = self.shared.options.batch_limit_blocks();
+        while let Some(entry) = entries.front() {
+            let bytes = entry.record.payload.len();
+            let blocks = draft.blocks_with(1, bytes);
+            // A record larger than the usual batch goes alone, so that the batch is no larger than announced.
+            if blocks > limit || (!draft.is_empty() && blocks > usual_batch) {
+                return false;
+            }
+            let Some(entry) = entries.pop_front() else { break };
+            state.queued_bytes -= bytes;
+            let row = Row {
+                group,
+                kind: Kind::Entry,
+                tag: entry.record.tag,
+                index: entry.record.index,
+                term: entry.record.term,
+                leader: entry.record.leader,
+                previous_term: entry.previous_term,
+                offset: 0,
+                length: 0,
+                crc: entry.crc,
+                zero_sectors: 0,
+            };
+            draft.push(row, entry.record.payload);
+        }
+        true
+    }
+
+    /// The most blocks that the next batch may have, leaving `reserve` blocks of the segment.
+    fn limit_blocks(&self, reserve: u32) -> u32 {
+        let room = (self.head.segment_blocks - self.head.block).saturating_sub(reserve);
+        room.min(self.window_left().blocks)
+    }
+
+    /// What may still go into flight. A crash may make any batch in flight the last one found, so what follows it must fit
+    /// its window too.
+    fn window_left(&self) -> Window {
+        let (mut batches, mut blocks) = (0_u32, 0_u32);
+        let mut left = Window { batches: u32::MAX, blocks: u32::MAX };
+        let windows = self.in_flight.iter().rev().map(|batch| (batch.window, batch.blocks));
+        for (window, own_blocks) in windows.chain([(self.allowed, 0)]) {
+            left.batches = left.batches.min(window.batches.saturating_sub(batches));
+            left.blocks = left.blocks.min(window.blocks.saturating_sub(blocks));
+            batches += 1;
+            blocks = blocks.saturating_add(own_blocks);
+        }
+        left
+    }
+
+    /// Blocks that the first thing in the queue needs as a batch of its own.
+    fn first_queued_blocks(&self, state: &State) -> u32 {
+        let vote = self.second_copies.first().or(state.votes.front()).map(|vote| blocks_of(1, vote.bytes.len()));
+        let queued = state.queue.front().map(|work| match work {
+            Work::Entries { entries, .. } => {
+                entries.front().map_or(0, |entry| blocks_of(1, entry.record.payload.len()))
+            }
+            Work::Truncate { .. } | Work::Purge { .. } => 1,
+        });
+        vote.unwrap_or(0).max(queued.unwrap_or(0))
+    }
+
+    /// Whether the segment has room for what waits, so that only the window is in the way.
+    fn fits_after_announcing(&self, state: &State) -> bool {
+        let needs_reserve = self.second_copies.is_empty() && state.votes.is_empty();
+        let reserve = if needs_reserve { self.shared.options.reserve_blocks() } else { 0 };
+        let room = (self.head.segment_blocks - self.head.block).saturating_sub(reserve);
+        let needed = self.first_queued_blocks(state);
+        needed <= room && needed > self.allowed.blocks
+    }
+
+    /// The window that the next batch states: the usual one, or what the next record needs.
+    fn announced_window(&self, state: &State) -> Window {
+        let options = &self.shared.options;
+        let needed = self.first_queued_blocks(state);
+        let blocks = options.window_blocks().max(needed).min(options.segment_blocks());
+        Window { batches: options.in_flight_batches, blocks }
+    }
+
+    /// Goes to the next segment if it is there and nothing is in flight; otherwise the queue waits.
+    fn roll(&mut self, state: &mut State) -> bool {
+        if !self.in_flight.is_empty() || self.head.block == 0 {
+            return false;
+        }
+        let Some(next) = state.segments.spare.take() else { return false };
+        self.head.segment = next;
+        self.head.block = 0;
+        self.head.segment_blocks = self.shared.options.segment_blocks();
+        state.segments.live.insert(next, 0);
+        state.segments.room_blocks = self.head.segment_blocks;
+        true
+    }
+
+    /// Asks the housekeeper for the segment after the present one. Only once the present one has begun, durably: two
+    /// empty segments in a row are a sign that one has lost its content.
+    pub(crate) fn request_spare(&self) {
+        if let Some(next) = self.head.segment.checked_add(1) {
+            self.shared.lock_jobs().prepare = Some(next);
+            self.shared.jobs_changed.notify_all();
+        }
+    }
+
+    /// The oldest segment that is needed; older ones may go once the votes stand twice in the present one.
+    fn oldest(&self, state: &State) -> u32 {
+        let safe = self.votes_repeated_in.is_some_and(|batch| batch <= self.durable);
+        if safe { state.oldest_needed(self.head.segment).max(self.stated_oldest) } else { self.stated_oldest }
+    }
+
+    fn needs_confirming(&self, state: &State, oldest: u32) -> bool {
+        self.stated_mark < self.last_real || oldest > self.stated_oldest || !state.committed.is_empty()
+    }
+
+    fn idle_is_due(&self, state: &State, oldest: u32, now_us: u64) -> bool {
+        self.in_flight.is_empty()
+            && self.head.last_number > 0
+            && self.needs_confirming(state, oldest)
+            && (state.closing == Closing::Confirm || now_us >= self.idle_deadline_us())
+    }
+
+    fn idle_deadline_us(&self) -> u64 {
+        self.last_activity_us.saturating_add(self.shared.options.idle_confirm_us)
+    }
+
+    /// Tells the groups' memory where the entries of the batch lie.
+    fn place_entries(&self, state: &mut State, draft: &Draft) {
+        let start = u64::from(self.head.block) * BLOCK_BYTES as u64;
+        let segment = self.head.segment;
+        let mut placed = 0;
+        for row in draft.rows.iter().filter(|row| matches!(row.kind, Kind::Entry | Kind::Repair)) {
+            let Ok(offset) = u32::try_from(start + u64::from(row.offset)) else { continue };
+            let slot =
+                Slot { segment, offset, length: row.length, crc: row.crc, tag: row.tag, place: Place::Disk };
+            // Purged or truncated since it was queued: then it has no slot, and needs none.
+            if state.groups.get_mut(&row.group).and_then(|log| log.place(row.index, slot)).is_some() {
+                placed += 1;
+            }
+        }
+        *state.segments.live.entry(segment).or_default() += placed;
+    }
+
+    /// Brings the state as of the last batch up to this one and notes what its durability will mean.
+    fn remember(&mut self, state: &mut State, draft: &Draft) {
+        for (row, payload) in draft.rows.iter().zip(&draft.payloads) {
+            if row.kind == Kind::Cut || row.kind == Kind::Checkpoint {
+                continue;
+            }
+            let written = self.written.entry(row.group).or_default();
+            match row.kind {
+                Kind::Entry => written.last = Some(row.point()),
+                Kind::Truncate => {
+                    let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
+                    written.last = kept.or(written.purged);
+                    written.truncation = Some(kept);
+                    if let Some(log) = state.groups.get_mut(&row.group) {
+                        log.queued_truncations.pop_front();
+                    }
+                }
+                Kind::Purge => {
+                    written.purged = Some(row.point());
+                    if written.last.is_none_or(|last| last.index < row.index) {
+                        written.last = Some(row.point());
+                    }
+                }
+                Kind::Committed => written.committed = Some(row.point()),
+                Kind::Vote if row.index > written.vote_sequence => {
+                    written.vote_sequence = row.index;
+                    written.vote = Some(payload.clone());
+                    written.vote_lost = false;
+                }
+                Kind::Vote | Kind::Repair | Kind::Checkpoint | Kind::Cut => {}
+            }
+        }
+        let number = self.head.last_number + 1;
+        for group in &draft.groups {
+            let last: Option<LogPoint> = self.written.get(group).and_then(|written| written.last);
+            if let Some(log) = state.groups.get_mut(group) {
+                log.mark(number, last);
+            }
+        }
+    }
+
+    fn header(&mut self, draft: &Draft, window: Window, oldest: u32) -> BatchHeader {
+        let first = if self.head.block == 0 { flags::FIRST } else { 0 };
+        let idle = if draft.is_real { 0 } else { flags::IDLE };
+        #[expect(clippy::cast_possible_truncation, reason = "a batch fits in a segment, which is below 4 GiB")]
+        let (records, payload_bytes) = (draft.rows.len() as u32, draft.payload_bytes as u32);
+        BatchHeader {
+            flags: first | idle,
+            store: self.shared.store,
+            number: self.head.last_number + 1,
+            durable_mark: self.durable,
+            segment: self.head.segment,
+            block: self.head.block,
+            blocks: draft.blocks_with(0, 0),
+            records,
+            table_crc: 0,
+            payload_bytes,
+            previous_crc: self.head.last_crc,
+            window_batches: window.batches,
+            window_blocks: window.blocks,
+            oldest_segment: oldest,
+            segment_blocks: self.head.segment_blocks,
+        }
+    }
+
+    /// Writes the batch into a buffer and hands it to the disk. Called without the lock.
+    fn submit(&mut self, mut header: BatchHeader, mut draft: Draft, now_us: u64) -> Result<(), DiskError> {
+        let bytes = header.blocks as usize * BLOCK_BYTES;
+        let mut buffer = self.buffer(bytes);
+        debug_assert!(payload_start(draft.rows.len()) + draft.payload_bytes <= bytes);
+        let crc = encode_batch(&mut header, &mut draft.rows, &draft.payloads, buffer.as_mut_slice());
+        if self.votes_repeated_in.is_none() && header.block > 0 && self.second_copies.is_empty() {
+            self.votes_repeated_in = Some(header.number);
+        }
+        self.in_flight.push_back(InFlight {
+            number: header.number,
+            blocks: header.blocks,
+            window: Window { batches: header.window_batches, blocks: header.window_blocks },
+            oldest: header.oldest_segment,
+            dones: draft.dones,
+            released: draft.released,
+            groups: draft.groups.into_iter().collect(),
+            records: u64::from(header.records),
+            payload_bytes: u64::from(header.payload_bytes),
+            is_idle: !draft.is_real,
+            is_first: header.block == 0,
+            submitted_us: now_us,
+            is_complete: false,
+        });
+        self.second_copies.append(&mut draft.second_copies);
+        self.stated_mark = header.durable_mark;
+        self.stated_oldest = header.oldest_segment;
+        if draft.is_real {
+            self.last_real = header.number;
+        }
+        self.last_activity_us = now_us;
+        self.head.block += header.blocks;
+        self.head.last_number = header.number;
+        self.head.last_crc = crc;
+        let offset = u64::from(header.block) * BLOCK_BYTES as u64;
+        self.shared.disk.submit(SegmentWrite { token: header.number, segment: header.segment, offset, buffer })
+    }
+
+    fn buffer(&mut self, bytes: usize) -> AlignedBuffer {
+        let fitting = self.pool.iter().position(|buffer| buffer.capacity() >= bytes);
+        let mut buffer = match fitting {
+            Some(position) => self.pool.swap_remove(position),
+            None => AlignedBuffer::with_capacity(bytes.next_power_of_two().max(16 * BLOCK_BYTES)),
+        };
+        buffer.set_len(bytes);
+        buffer
+    }
+
+    fn give_back(&mut self, buffer: AlignedBuffer) {
+        let limit = self.shared.options.batch_limit_bytes * 2;
+        if self.pool.len() < POOLED_BUFFERS && buffer.capacity() <= limit {
+            self.pool.push(buffer);
+        }
+    }
+
+    /// Takes what the disk has finished, waiting as told, and answers what has become durable.
+    pub(crate) fn complete(&mut self, wait: Wait, now_us: impl FnOnce() -> u64) {
+        let mut completions = std::mem::take(&mut self.completions);
+        let result = self.shared.disk.completions(wait, &mut completions);
+        let now_us = now_us();
+        let mut failure = result.err();
+        for completion in completions.drain(..) {
+            self.give_back(completion.buffer);
+            match completion.result {
+                Ok(()) => {
+                    if let Some(batch) = self.in_flight.iter_mut().find(|batch| batch.number == completion.token) {
+                        batch.is_complete = true;
+                    }
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        self.completions = completions;
+        // A failure ends everything, but what was durable before it may still be said to be.
+        self.retire(now_us);
+        if let Some(error) = failure {
+            self.fail(error);
+        }
+    }
+
+    /// Answers every batch that is durable with all before it.
+    fn retire(&mut self, now_us: u64) {
+        let mut dones = Vec::new();
+        {
+            let shared = Arc::clone(&self.shared);
+            let mut state = shared.lock();
+            let mut any = false;
+            while self.in_flight.front().is_some_and(|batch| batch.is_complete)
+                && let Some(batch) = self.in_flight.pop_front()
+            {
+                any = true;
+                self.durable = batch.number;
+                self.allowed = batch.window;
+                self.durable_oldest = batch.oldest;
+                for group in &batch.groups {
+                    if let Some(log) = state.groups.get_mut(group) {
+                        log.durable(batch.number);
+                    }
+                }
+                for released in &batch.released {
+                    state.release(released);
+                }
+                if batch.is_first {
+                    self.request_spare();
+                }
+                count(&mut state, &batch, now_us);
+                dones.extend(batch.dones);
+            }
+            if !any {
+                return;
+            }
+            state.shrink_cache(shared.options.cache_bytes);
+            self.drop_old_segments(&mut state);
+        }
+        self.last_activity_us = now_us;
+        for done in dones {
+            done(Ok(()));
+        }
+    }
+
+    /// Hands segments to the housekeeper that a durable batch has stated not to be needed.
+    fn drop_old_segments(&self, state: &mut State) {
+        let keep = state.segments.live.split_off(&self.durable_oldest);
+        let old = std::mem::replace(&mut state.segments.live, keep);
+        if !old.is_empty() {
+            let mut jobs = self.shared.lock_jobs();
+            jobs.remove.extend(old.into_keys());
+            self.shared.jobs_changed.notify_all();
+        }
+    }
+
+    /// Callbacks that need no batch of their own: answered with the last batch in flight, or at once.
+    fn answer_later(&mut self, dones: Vec<Done>) {
+        match self.in_flight.back_mut() {
+            Some(batch) => batch.dones.extend(dones),
+            None => {
+                for done in dones {
+                    done(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, error: DiskError) {
+        let error = LogError::Failed(error);
+        self.stopped = true;
+        let mut orphans: Vec<Done> = self.in_flight.drain(..).flat_map(|batch| batch.dones).collect();
+        orphans.extend(self.second_copies.drain(..).filter_map(|vote| vote.done));
+        orphans.extend(self.shared.fail(&error));
+        for done in orphans {
+            done(Err(error.clone()));
+        }
+    }
+
+    /// Whether the disk has something of ours.
+    pub(crate) fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// Whether nothing is in flight and nothing waits but an idle confirmation.
+    pub(crate) fn is_settled(&self) -> bool {
+        let state = self.shared.lock();
+        self.stopped
+            || (self.in_flight.is_empty()
+                && self.second_copies.is_empty()
+                && self.head.block > 0
+                && state.queue.is_empty()
+                && state.votes.is_empty())
+    }
+
+    /// Whether the log has been told to end and has.
+    pub(crate) fn is_finished(&mut self) -> bool {
+        if self.stopped {
+            return true;
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        if !self.in_flight.is_empty() {
+            return false;
+        }
+        let answer = match (state.failure.clone(), state.closing) {
+            (Some(failure), _) => failure,
+            (None, Closing::No) => return false,
+            (None, Closing::Abandon) => LogError::Closed,
+            (None, Closing::Confirm) => {
+                let waiting = !state.queue.is_empty() || !state.votes.is_empty() || !self.second_copies.is_empty();
+                let oldest = self.oldest(&state);
+                let stuck = state.segments.full && state.segments.spare.is_none();
+                if (waiting || self.needs_confirming(&state, oldest)) && !stuck {
+                    return false;
+                }
+                LogError::DiskFull
+            }
+        };
+        let mut orphans = state.take_waiting();
+        drop(state);
+        orphans.extend(self.second_copies.drain(..).filter_map(|vote| vote.done));
+        for done in orphans {
+            done(Err(answer.clone()));
+        }
+        self.stopped = true;
+        true
+    }
+
+    /// How long to wait for the disk or for something new, given that nothing more can be submitted now.
+    pub(crate) fn wait(&self, now_us: u64, seen_pushes: u64) -> Wait {
+        if self.window_left().batches == 0 {
+            // Whatever comes can only wait for a completion: nobody needs to wake us.
+            return Wait::Forever;
+        }
+        self.shared.sleeping.store(true, Ordering::SeqCst);
+        if self.shared.pushes.load(Ordering::SeqCst) != seen_pushes {
+            self.shared.sleeping.store(false, Ordering::SeqCst);
+            return Wait::No;
+        }
+        let state = self.shared.lock();
+        if !self.in_flight.is_empty() || !self.needs_confirming(&state, self.oldest(&state)) {
+            return Wait::Forever;
+        }
+        Wait::AtMostUs(self.idle_deadline_us().saturating_sub(now_us).max(1))
+    }
+
+    /// When an idle batch will be due, if one will.
+    pub(crate) fn next_deadline_us(&self) -> Option<u64> {
+        let state = self.shared.lock();
+        let idle = self.in_flight.is_empty() && self.needs_confirming(&state, self.oldest(&state));
+        (idle && !self.stopped).then(|| self.idle_deadline_us())
+    }
+}
+
+fn count(state: &mut State, batch: &InFlight, now_us: u64) {
+    let counters = &mut state.counters;
+    counters.batches += 1;
+    counters.idle_batches += u64::from(batch.is_idle);
+    counters.records += batch.records;
+    counters.payload_bytes += batch.payload_bytes;
+    counters.written_bytes += u64::from(batch.blocks) * BLOCK_BYTES as u64;
+    counters.wrote(now_us.saturating_sub(batch.submitted_us));
+}

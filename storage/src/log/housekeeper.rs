@@ -1,0 +1,109 @@
+//! The housekeeper: makes the next segment ahead of need and removes old ones, off the append path.
+//!
+//! A removed segment's file becomes the next segment's where one is wanted. Invariants: segments are removed oldest first,
+//! so that what is left is always a run without a hole; a full disk is not a failure (it is tried again), anything else is.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::shared::Shared;
+use crate::disk::DiskError;
+use crate::error::LogError;
+
+/// How long to wait before asking a full disk again.
+const RETRY: Duration = Duration::from_millis(500);
+
+enum Job {
+    Prepare(u32),
+    Recycle { old: u32, new: u32 },
+    Remove(u32),
+}
+
+/// Runs until told to stop.
+pub(crate) fn run(shared: &Shared) {
+    loop {
+        let was_full = shared.lock().segments.full;
+        {
+            let mut jobs = shared.lock_jobs();
+            while jobs.prepare.is_none() && jobs.remove.is_empty() && !jobs.stop {
+                jobs = shared.jobs_changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            }
+            if was_full && jobs.remove.is_empty() && !jobs.stop {
+                jobs = shared.jobs_changed.wait_timeout(jobs, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if jobs.stop {
+                return;
+            }
+        }
+        run_one(shared);
+    }
+}
+
+/// Does one job, if there is one; says whether there was.
+pub(crate) fn run_one(shared: &Shared) -> bool {
+    if shared.lock().failure.is_some() {
+        let mut jobs = shared.lock_jobs();
+        jobs.prepare = None;
+        jobs.remove.clear();
+        return false;
+    }
+    let Some(job) = next_job(shared) else { return false };
+    let bytes = shared.options.segment_bytes;
+    let result = match job {
+        Job::Prepare(new) => shared.disk.create(new, bytes),
+        Job::Recycle { old, new } => shared.disk.recycle(old, new, bytes),
+        Job::Remove(old) => shared.disk.remove(old),
+    };
+    finish(shared, &job, result);
+    shared.kick();
+    true
+}
+
+fn next_job(shared: &Shared) -> Option<Job> {
+    let mut jobs = shared.lock_jobs();
+    match (jobs.prepare, jobs.remove.pop_front()) {
+        (Some(new), Some(old)) => {
+            jobs.prepare = None;
+            Some(Job::Recycle { old, new })
+        }
+        (None, Some(old)) => Some(Job::Remove(old)),
+        (Some(new), None) => {
+            jobs.prepare = None;
+            Some(Job::Prepare(new))
+        }
+        (None, None) => None,
+    }
+}
+
+fn finish(shared: &Shared, job: &Job, result: Result<(), DiskError>) {
+    let made = match job {
+        Job::Prepare(new) | Job::Recycle { new, .. } => Some(*new),
+        Job::Remove(_) => None,
+    };
+    match (result, made) {
+        (Ok(()), _) => {
+            let mut state = shared.lock();
+            if let Some(new) = made {
+                state.segments.spare = Some(new);
+                state.segments.full = false;
+                state.counters.segments_made += 1;
+            }
+            if !matches!(job, Job::Prepare(_)) {
+                state.counters.segments_removed += 1;
+            }
+        }
+        (Err(DiskError::Full { .. }), Some(new)) => {
+            let first = !std::mem::replace(&mut shared.lock().segments.full, true);
+            if first {
+                tracing::warn!(segment = new, "no room for the next segment: appends will be refused");
+            }
+            shared.lock_jobs().prepare.get_or_insert(new);
+        }
+        (Err(error), _) => {
+            let error = LogError::Failed(error);
+            for done in shared.fail(&error) {
+                done(Err(error.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Recovery: from segment files to what the log held, by an ordered table of findings.
+//!
+//! The rows are tried in this order; exactly one matches what lies where the next batch should begin:
+//!
+//! | finding | verdict |
+//! |---|---|
+//! | valid and next in number | [`Verdict::Accepted`] |
+//! | a valid header of ours that belongs elsewhere, or of another store at or below the durable mark | [`Verdict::Misdirected`]: rot |
+//! | a valid header of another store above the durable mark | [`Verdict::NotOurs`] |
+//! | damaged at or below the durable mark, in a sealed segment, or a gap in numbers | [`Verdict::ConfirmedRot`] |
+//! | blocks that cannot be read, or a file that is too short | [`Verdict::Unreadable`]: rot |
+//! | zero, and nothing but zeros behind | [`Verdict::EndOfLog`] |
+//! | sectors wholly zero where data should be, within the in-flight window | [`Verdict::TornTail`]: cut here |
+//! | no such sector, wrong CRC, header and table valid | [`Verdict::RotInWindow`]: rot, identities kept |
+//! | more than the in-flight window can explain | [`Verdict::RotBeyondWindow`]: rot |
+//! | anything else | [`Verdict::UnconfirmedTail`]: cut here; the stated residue of G8 |
+//!
+//! Assumptions, each kept by the committer: segments are zero before they are used; a new segment begins only when all
+//! before it is durable; what is in flight never exceeds the window that the last durable batch states.
+//!
+//! Invariants: reading changes nothing on the disk; afterwards [`open`] makes what was accepted durable (a killed process
+//! may have left it in a cache) before anybody hears of it, and after a cut goes on in a new segment that names the cut.
+
+mod judge;
+mod replay;
+mod scan;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::committer::{Committer, Head, Start, Window};
+use super::housekeeper;
+use super::options::LogOptions;
+use super::shared::{Jobs, Segments, Shared, State, VoteWork};
+use crate::disk::{Disk, DiskError, SegmentFile, Wait};
+use crate::error::LogError;
+use crate::format::{BatchBody, BatchHeader, Kind};
+use crate::types::{GroupId, LogPoint, StoreId};
+pub(crate) use judge::Walked;
+use judge::{Resume, Walk};
+
+/// The file that holds the store's id.
+const STORE_NOTE: &str = "STORE";
+
+/// What a finding means. See the table above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Valid and next in number.
+    Accepted,
+    /// Bytes of the log that belong elsewhere: what should be here has been overwritten, or never arrived.
+    Misdirected,
+    /// Bytes of another store, beyond the durable mark.
+    NotOurs,
+    /// Damage in what is known to have been durable.
+    ConfirmedRot(RotReason),
+    /// The medium does not give the bytes back.
+    Unreadable,
+    /// Nothing but zeros from here on.
+    EndOfLog,
+    /// An interrupted write: never acknowledged.
+    TornTail,
+    /// Completely written, damaged since; the table says which records.
+    RotInWindow,
+    /// More is damaged than can have been in flight.
+    RotBeyondWindow,
+    /// An interrupted write or damage to the last unconfirmed batch: the two cannot be told apart.
+    UnconfirmedTail,
+}
+
+/// How it is known that damaged bytes had been durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RotReason {
+    /// A later batch states it.
+    DurableMark,
+    /// A later segment has begun.
+    SealedSegment,
+    /// Batch numbers are missing.
+    NumberGap,
+}
+
+impl Verdict {
+    /// Whether the finding means that durable bytes have been damaged.
+    pub fn is_rot(self) -> bool {
+        matches!(
+            self,
+            Verdict::Misdirected
+                | Verdict::ConfirmedRot(_)
+                | Verdict::Unreadable
+                | Verdict::RotInWindow
+                | Verdict::RotBeyondWindow
+        )
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Verdict::Accepted => "accepted",
+            Verdict::Misdirected => "misdirected (rot)",
+            Verdict::NotOurs => "not ours",
+            Verdict::ConfirmedRot(RotReason::DurableMark) => "rot (below the durable mark)",
+            Verdict::ConfirmedRot(RotReason::SealedSegment) => "rot (in a sealed segment)",
+            Verdict::ConfirmedRot(RotReason::NumberGap) => "rot (gap in batch numbers)",
+            Verdict::Unreadable => "unreadable (rot)",
+            Verdict::EndOfLog => "end of log",
+            Verdict::TornTail => "torn tail",
+            Verdict::RotInWindow => "rot (written whole, damaged since)",
+            Verdict::RotBeyondWindow => "rot (beyond the in-flight window)",
+            Verdict::UnconfirmedTail => "unconfirmed tail",
+        })
+    }
+}
+
+/// A record named by a damaged batch whose table survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedRecord {
+    /// The group.
+    pub group: GroupId,
+    /// What the record is.
+    pub kind: Kind,
+    /// Its index (a vote's sequence number).
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+}
+
+/// Something that recovery found and did not simply accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The segment.
+    pub segment: u32,
+    /// The block in it.
+    pub block: u32,
+    /// The number of the batch that is or should be there.
+    pub batch: u64,
+    /// What it means.
+    pub verdict: Verdict,
+    /// The damaged records, where the table names them.
+    pub records: Vec<NamedRecord>,
+    /// How many batches are lost together with their tables.
+    pub lost_batches: u64,
+    /// For a human.
+    pub detail: String,
+}
+
+/// Something of a quarantined group that rot has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostRecord {
+    /// One entry.
+    Entry {
+        /// Its index.
+        index: u64,
+        /// Its term, where that survives.
+        term: Option<u64>,
+        /// The CRC of its payload, where that survives: it tells whether a peer's copy is the same.
+        payload_crc: Option<u32>,
+    },
+    /// All entries of a range, of which nothing survives.
+    Entries {
+        /// The first index.
+        first: u64,
+        /// The last index.
+        last: u64,
+    },
+    /// Whatever followed the last entry that is held: there may have been more, or the last ones may have been replaced.
+    Tail {
+        /// The last entry held.
+        after: Option<LogPoint>,
+    },
+    /// Both copies of the newest vote: the node may have voted without remembering it.
+    Vote,
+}
+
+/// Where recovery cut the log.
+pub type Cut = crate::format::CutRecord;
+
+/// What recovery found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The store's id.
+    pub store: StoreId,
+    /// Whether the store was made just now.
+    pub is_new: bool,
+    /// Segment files looked at.
+    pub segments: u64,
+    /// Batches accepted.
+    pub batches: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Number of the last batch.
+    pub last_batch: u64,
+    /// The highest durable mark stated.
+    pub durable_mark: u64,
+    /// Everything that was not simply accepted, in order of place.
+    pub findings: Vec<Finding>,
+    /// The place where the log was cut, if it was.
+    pub cut: Option<Cut>,
+    /// Batches lost together with their tables: a group that is not known at all may have been in them.
+    pub lost_batches: u64,
+    /// Groups of which something is lost. They must neither vote nor acknowledge until that is repaired.
+    pub quarantined: Vec<(GroupId, Vec<LostRecord>)>,
+}
+
+/// Told of each batch in order of place, with its verdict.
+pub(crate) type Observer<'a> = &'a mut dyn FnMut(&BatchHeader, &BatchBody, Verdict);
+
+/// Reads the log without changing anything. `None` = there is no store yet.
+pub(crate) fn read(
+    disk: &dyn Disk,
+    options: &LogOptions,
+    observe: Observer<'_>,
+) -> Result<Option<(StoreId, Walked)>, LogError> {
+    let files = disk.segments()?;
+    let noted = disk.read_note(STORE_NOTE)?.as_deref().and_then(parse_note);
+    let store = match (noted, files.is_empty()) {
+        (Some(store), _) => store,
+        (None, true) => return Ok(None),
+        (None, false) => match judge::first_store(disk, &files)? {
+            Some(store) => store,
+            None => return Ok(None),
+        },
+    };
+    let walked = Walk::new(disk, &files, store, options, observe)?.run()?;
+    Ok(Some((store, walked)))
+}
+
+fn parse_note(content: &[u8]) -> Option<StoreId> {
+    StoreId::parse(std::str::from_utf8(content).ok()?.trim())
+}
+
+/// Recovers, repairs what needs no peer, and prepares the committer. Steps the log itself until every vote is in two
+/// places again and, after a cut, the new segment is durable.
+pub(crate) fn open(
+    disk: Box<dyn Disk>,
+    options: LogOptions,
+) -> Result<(Arc<Shared>, Committer, RecoveryReport), LogError> {
+    options.validate()?;
+    let disk: Arc<dyn Disk> = Arc::from(disk);
+    let found = read(&*disk, &options, &mut |_, _, _| {})?;
+    let (store, walked, is_new) = match found {
+        Some((store, walked)) => (store, walked, false),
+        None => {
+            let store = options.store.unwrap_or_else(|| StoreId(rand::random()));
+            (store, Walked::nothing(), true)
+        }
+    };
+    let note = disk.read_note(STORE_NOTE)?;
+    if note.as_deref().and_then(parse_note) != Some(store) {
+        disk.write_note(STORE_NOTE, format!("{store}\n").as_bytes())?;
+    }
+    let mut report = walked.report(store);
+    report.is_new = is_new;
+    let (shared, mut committer) = start(disk, options, store, walked)?;
+    settle(&shared, &mut committer)?;
+    Ok((shared, committer, report))
+}
+
+/// Puts files in order and makes the committer that goes on where the log ends.
+fn start(
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    store: StoreId,
+    walked: Walked,
+) -> Result<(Arc<Shared>, Committer), LogError> {
+    if let Some(segment) = walked.sync {
+        disk.sync(segment)?;
+    }
+    for segment in &walked.discard {
+        disk.remove(*segment)?;
+    }
+    let segment_blocks = options.segment_blocks();
+    let (segment, block, blocks) = match walked.resume {
+        Resume::InPlace { segment, block, segment_blocks } => (segment, block, segment_blocks),
+        Resume::NewSegment { segment } => {
+            disk.create(segment, options.segment_bytes)?;
+            (segment, 0, segment_blocks)
+        }
+    };
+    let mut live: BTreeMap<u32, u64> = walked.kept.iter().map(|segment| (*segment, 0)).collect();
+    live.entry(segment).or_default();
+    for log in walked.groups.values() {
+        for (segment, count) in log.used() {
+            *live.entry(segment).or_default() += count;
+        }
+    }
+    // A crash may have come between stating that a segment is not needed and removing it.
+    let oldest = walked.oldest.unwrap_or(segment);
+    let leftover: Vec<u32> =
+        live.iter().take_while(|(number, live)| **number < oldest && **live == 0).map(|(number, _)| *number).collect();
+    live.retain(|number, _| !leftover.contains(number));
+    let votes_to_repeat = votes_to_repeat(&walked);
+    let head =
+        Head { segment, block, segment_blocks: blocks, last_number: walked.last_number, last_crc: walked.last_crc };
+    let start = Start {
+        head,
+        allowed: walked.window.unwrap_or(Window { batches: 1, blocks: u32::MAX }),
+        written: walked.groups.iter().map(|(group, log)| (*group, log.checkpoint())).collect(),
+        cuts: walked.cuts,
+        oldest,
+        stated_mark: walked.stated_mark,
+        last_is_idle: walked.last_is_idle,
+        votes_to_repeat,
+    };
+    let segments = Segments { live, spare: walked.spare, full: false, room_blocks: blocks - block };
+    let shared = Arc::new(Shared {
+        disk,
+        options,
+        store,
+        state: Mutex::new(State::new(walked.groups, segments)),
+        jobs: Mutex::new(Jobs { remove: leftover.into(), ..Jobs::default() }),
+        jobs_changed: Condvar::new(),
+        hooks: Mutex::new(Vec::new()),
+        pushes: AtomicU64::new(0),
+        sleeping: AtomicBool::new(false),
+    });
+    let committer = Committer::new(Arc::clone(&shared), start);
+    if walked.spare.is_none() && block > 0 {
+        committer.request_spare();
+    }
+    Ok((shared, committer))
+}
+
+fn votes_to_repeat(walked: &Walked) -> Vec<VoteWork> {
+    let single = walked.single_votes.iter();
+    single
+        .filter_map(|group| {
+            let vote = &walked.groups.get(group)?.vote;
+            Some(VoteWork { group: *group, sequence: vote.sequence, bytes: vote.bytes.clone()?, done: None })
+        })
+        .collect()
+}
+
+/// Steps the log until nothing is left to be written.
+fn settle(shared: &Shared, committer: &mut Committer) -> Result<(), LogError> {
+    while !committer.is_settled() {
+        committer.advance(0);
+        if committer.has_in_flight() {
+            committer.complete(Wait::Forever, || 0);
+        } else if !housekeeper::run_one(shared) || shared.lock().segments.full {
+            break;
+        }
+    }
+    let failure = shared.lock().failure.clone();
+    match failure {
+        Some(failure) => Err(failure),
+        None if committer.is_settled() => Ok(()),
+        None => Err(LogError::DiskFull),
+    }
+}
+
+impl Walked {
+    /// What is found where there is nothing.
+    fn nothing() -> Walked {
+        Walked {
+            groups: BTreeMap::new(),
+            quarantined: Vec::new(),
+            single_votes: Vec::new(),
+            findings: Vec::new(),
+            lost_batches: 0,
+            cut: None,
+            cuts: Vec::new(),
+            resume: Resume::NewSegment { segment: 1 },
+            spare: None,
+            discard: Vec::new(),
+            kept: Vec::new(),
+            sync: None,
+            last_number: 0,
+            last_crc: 0,
+            last_is_idle: false,
+            stated_mark: 0,
+            durable_mark: 0,
+            window: None,
+            oldest: None,
+            segments: 0,
+            batches: 0,
+            records: 0,
+        }
+    }
+
+    /// The part that is told.
+    pub(crate) fn report(&self, store: StoreId) -> RecoveryReport {
+        RecoveryReport {
+            store,
+            is_new: false,
+            segments: self.segments,
+            batches: self.batches,
+            records: self.records,
+            last_batch: self.last_number,
+            durable_mark: self.durable_mark,
+            findings: self.findings.clone(),
+            cut: self.cut,
+            lost_batches: self.lost_batches,
+            quarantined: self.quarantined.clone(),
+        }
+    }
+}
+
+/// Whether a file list has an error that only the opener can deal with.
+pub(super) fn too_many_segments() -> DiskError {
+    DiskError::Io {
+        operation: "number",
+        subject: "a new segment".to_owned(),
+        errno: None,
+        message: "segment numbers are used up".to_owned(),
+    }
+}
+
+/// The files that lie behind a place in the list.
+pub(super) fn files_after(files: &[SegmentFile], position: usize) -> &[SegmentFile] {
+    files.get(position + 1..).unwrap_or(&[])
+}

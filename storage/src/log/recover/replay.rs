@@ -1,0 +1,231 @@
+//! Replaying records into the memory of the groups, with an eye on what is missing.
+//!
+//! Invariants: an entry that is known to be damaged keeps its place and its identity and is never served; where a batch
+//! was lost together with its table, an entry's previous term, a checkpoint or a truncation must vouch for what is held,
+//! and until one does, the end of every group's log counts as unknown.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::LostRecord;
+use crate::format::{BatchHeader, CheckpointState, Kind, NO_TERM, Row, RowState, Tag};
+use crate::log::group::{GroupLog, Place, Slot, Vote};
+use crate::types::{GroupId, LogPoint};
+
+/// Holes up to this size are kept entry by entry.
+const HOLE_ENTRIES: u64 = 65_536;
+
+#[derive(Default)]
+pub(super) struct Replay {
+    pub(super) groups: BTreeMap<GroupId, GroupLog>,
+    votes: BTreeMap<GroupId, VoteCopies>,
+}
+
+#[derive(Default)]
+struct VoteCopies {
+    /// Intact copies of the newest vote.
+    intact: u32,
+    /// The newest vote of which anything was found.
+    newest_named: u64,
+}
+
+impl Replay {
+    /// Takes in the records of a batch.
+    pub(super) fn apply(&mut self, header: &BatchHeader, rows: &[(Row, RowState)], bytes: &[u8]) {
+        for (row, state) in rows {
+            let intact = *state == RowState::Intact;
+            let payload = bytes.get(row.offset as usize..row.offset as usize + row.length as usize);
+            let payload = payload.filter(|_| intact);
+            match row.kind {
+                Kind::Entry => self.entry(row, slot(header, row, intact)),
+                Kind::Repair => {
+                    if let Some(log) = self.groups.get_mut(&row.group)
+                        && intact
+                        && log.term_and_leader(row.index).map(|(term, _)| term) == Some(row.term)
+                    {
+                        log.place(row.index, slot(header, row, true));
+                    }
+                }
+                Kind::Vote => self.vote(row.group, row.index, payload),
+                Kind::Truncate => {
+                    let log = self.groups.entry(row.group).or_default();
+                    let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
+                    log.truncate(kept);
+                    if let Some(kept) = kept {
+                        follow(log, kept.index, kept.term);
+                    }
+                    log.tail_unknown = false;
+                }
+                Kind::Purge => {
+                    self.groups.entry(row.group).or_default().purge(row.point());
+                }
+                Kind::Committed => self.groups.entry(row.group).or_default().committed = Some(row.point()),
+                Kind::Checkpoint => {
+                    if let Some(state) = payload.and_then(CheckpointState::decode) {
+                        self.checkpoint(row.group, &state);
+                    }
+                }
+                Kind::Cut => {}
+            }
+        }
+    }
+
+    fn entry(&mut self, row: &Row, slot: Slot) {
+        let log = self.groups.entry(row.group).or_default();
+        log.tail_unknown = false;
+        match row.index.checked_sub(1) {
+            Some(before) => follow(log, before, row.previous_term),
+            None => follow(log, 0, NO_TERM),
+        }
+        log.push(row.index, row.term, row.leader, slot);
+    }
+
+    fn vote(&mut self, group: GroupId, sequence: u64, payload: Option<&[u8]>) {
+        let copies = self.votes.entry(group).or_default();
+        let log = self.groups.entry(group).or_default();
+        copies.newest_named = copies.newest_named.max(sequence);
+        let Some(payload) = payload else { return };
+        if sequence > log.vote.sequence {
+            log.vote = Vote { sequence, bytes: Some(Bytes::copy_from_slice(payload)) };
+            log.vote_lost = false;
+            copies.intact = 0;
+        }
+        if sequence == log.vote.sequence {
+            copies.intact += 1;
+        }
+    }
+
+    fn checkpoint(&mut self, group: GroupId, state: &CheckpointState) {
+        match self.groups.get_mut(&group) {
+            None => {
+                self.groups.insert(group, GroupLog::from_checkpoint(state));
+                if state.vote.is_some() {
+                    self.votes.insert(group, VoteCopies { intact: 1, newest_named: state.vote_sequence });
+                }
+            }
+            Some(log) => {
+                match state.last {
+                    Some(last) => follow(log, last.index, last.term),
+                    None => follow(log, 0, NO_TERM),
+                }
+                if let Some(purged) = state.purged.filter(|purged| log.purged.is_none_or(|held| held.index < purged.index)) {
+                    log.purge(purged);
+                }
+                log.committed = state.committed.or(log.committed);
+                log.truncation = state.truncation.or(log.truncation);
+                log.tail_unknown = state.tail_unknown;
+                log.vote_lost = state.vote_lost;
+                if let Some(vote) = &state.vote {
+                    self.vote(group, state.vote_sequence, Some(vote));
+                }
+            }
+        }
+    }
+
+    /// Batches have been lost together with their tables.
+    pub(super) fn lost_batches(&mut self, count: u64) {
+        for log in self.groups.values_mut() {
+            log.tail_unknown = true;
+            // The copies of a vote are in two batches that follow each other: one lost batch cannot hold both.
+            log.vote_lost |= count >= 2;
+        }
+    }
+
+    /// Ends the replay: what is lost of each group, and the votes of which there is but one copy.
+    pub(super) fn finish(&mut self) -> (Vec<(GroupId, Vec<LostRecord>)>, Vec<GroupId>) {
+        let mut quarantined = Vec::new();
+        let mut single = Vec::new();
+        for (group, log) in &mut self.groups {
+            if let Some(copies) = self.votes.get(group) {
+                log.vote_lost |= copies.newest_named > log.vote.sequence;
+                log.newest_vote_named = copies.newest_named;
+                if copies.intact == 1 && !log.vote_lost {
+                    single.push(*group);
+                }
+            }
+            log.all_is_durable();
+            let mut lost = Vec::new();
+            if let Some((first, last)) = log.missing_range() {
+                lost.push(LostRecord::Entries { first, last });
+            }
+            for (index, term, payload_crc) in log.faulty() {
+                lost.push(LostRecord::Entry { index, term, payload_crc });
+            }
+            if log.tail_unknown {
+                lost.push(LostRecord::Tail { after: log.last() });
+            }
+            if log.vote_lost {
+                lost.push(LostRecord::Vote);
+            }
+            if !lost.is_empty() {
+                quarantined.push((*group, lost));
+            }
+        }
+        (quarantined, single)
+    }
+}
+
+fn slot(header: &BatchHeader, row: &Row, intact: bool) -> Slot {
+    let start = header.block.saturating_mul(u32::try_from(crate::format::BLOCK_BYTES).unwrap_or(0));
+    Slot {
+        segment: header.segment,
+        offset: start.saturating_add(row.offset),
+        length: row.length,
+        crc: row.crc,
+        tag: row.tag,
+        place: if intact { Place::Disk } else { Place::Faulty },
+    }
+}
+
+/// Makes the log end at `before`, of the given term (`NO_TERM`: it must be empty there), whatever that takes: what it
+/// holds beyond was truncated in a batch that is lost, what it lacks is missing, and where the terms differ, entries have
+/// been replaced.
+fn follow(log: &mut GroupLog, before: u64, term: u64) {
+    if term == NO_TERM {
+        if log.last().is_some() {
+            log.truncate(None);
+        }
+        return;
+    }
+    let expected = LogPoint { term, index: before };
+    match log.last() {
+        Some(last) if last == expected => {}
+        None => log.begin_after(expected),
+        Some(last) if last.index >= before => {
+            if last.index > before {
+                let kept = log.point(before);
+                log.truncate(Some(kept.unwrap_or(expected)));
+            }
+            if log.last() != Some(expected) {
+                log.suspect_uncommitted();
+                replace_last(log, expected);
+            }
+        }
+        Some(last) => {
+            log.suspect_uncommitted();
+            if before - last.index > HOLE_ENTRIES {
+                return log.begin_after(expected);
+            }
+            for index in last.index + 1..before {
+                log.push(index, NO_TERM, 0, Slot::MISSING);
+            }
+            log.push(before, term, 0, Slot::MISSING);
+        }
+    }
+}
+
+/// The last entry is not the one it should be.
+fn replace_last(log: &mut GroupLog, expected: LogPoint) {
+    let (first, end) = log.range();
+    if end > first && end - 1 == expected.index {
+        let kept = expected.index.checked_sub(1).filter(|index| *index >= first);
+        match kept {
+            Some(index) => log.truncate(Some(LogPoint { term: NO_TERM, index })),
+            None => log.truncate(log.base()),
+        };
+        log.push(expected.index, expected.term, 0, Slot::MISSING);
+    } else {
+        log.begin_after(expected);
+    }
+}

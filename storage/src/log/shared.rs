@@ -1,0 +1,254 @@
+//! What the callers' threads, the committer and the housekeeper share.
+//!
+//! Invariants: a record is in a group's memory and in the queue from the same moment on, under one lock; nothing is
+//! written to a disk under that lock; whoever adds to the queue calls [`Shared::kick`] after releasing it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::group::{Evicted, GroupLog, Released};
+use super::options::LogOptions;
+use super::stats::Counters;
+use crate::disk::Disk;
+use crate::error::LogError;
+use crate::format::{BLOCK_BYTES, ROW_BYTES};
+use crate::types::{Done, GroupId, LogPoint, LogRecord, StoreId};
+
+/// Told of the first failure.
+pub(crate) type FailureHook = Box<dyn Fn(&LogError) + Send + Sync>;
+
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: LogOptions,
+    pub(crate) store: StoreId,
+    pub(crate) state: Mutex<State>,
+    pub(crate) jobs: Mutex<Jobs>,
+    pub(crate) jobs_changed: Condvar,
+    pub(crate) hooks: Mutex<Vec<FailureHook>>,
+    /// Counts additions to the queue, so that the committer sees those made while it decided to sleep.
+    pub(crate) pushes: AtomicU64,
+    /// Whether the committer must be woken to see an addition.
+    pub(crate) sleeping: AtomicBool,
+}
+
+pub(crate) struct State {
+    pub(crate) groups: BTreeMap<GroupId, GroupLog>,
+    pub(crate) queue: VecDeque<Work>,
+    pub(crate) queued_bytes: usize,
+    pub(crate) votes: VecDeque<VoteWork>,
+    pub(crate) committed: BTreeMap<GroupId, LogPoint>,
+    pub(crate) segments: Segments,
+    pub(crate) failure: Option<LogError>,
+    pub(crate) closing: Closing,
+    pub(crate) counters: Counters,
+    /// The order in which entries came into the cache.
+    cached: VecDeque<(GroupId, u64)>,
+    cached_bytes: usize,
+}
+
+/// The segment files that the log uses.
+pub(crate) struct Segments {
+    /// Live entries in each segment that exists, the present one included.
+    pub(crate) live: BTreeMap<u32, u64>,
+    /// The next segment, made ahead of need.
+    pub(crate) spare: Option<u32>,
+    /// The last attempt to make the next segment found no room.
+    pub(crate) full: bool,
+    /// Blocks left in the present segment.
+    pub(crate) room_blocks: u32,
+}
+
+/// How the log is ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// It is not.
+    No,
+    /// Write out everything, confirm it, stop.
+    Confirm,
+    /// Finish what is in flight, stop.
+    Abandon,
+}
+
+/// Something that waits for a batch.
+pub(crate) enum Work {
+    Entries { group: GroupId, entries: VecDeque<QueuedEntry>, done: Option<Done> },
+    Truncate { group: GroupId, kept: Option<LogPoint>, released: Released, done: Done },
+    Purge { group: GroupId, upto: LogPoint, released: Released, done: Done },
+}
+
+pub(crate) struct QueuedEntry {
+    pub(crate) record: LogRecord,
+    pub(crate) crc: u32,
+    pub(crate) previous_term: u64,
+}
+
+/// A vote on its way; `done` is missing where the log itself wants another copy.
+pub(crate) struct VoteWork {
+    pub(crate) group: GroupId,
+    pub(crate) sequence: u64,
+    pub(crate) bytes: Bytes,
+    pub(crate) done: Option<Done>,
+}
+
+/// What the housekeeper has to do.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    /// Make this segment.
+    pub(crate) prepare: Option<u32>,
+    /// Remove these, oldest first.
+    pub(crate) remove: VecDeque<u32>,
+    pub(crate) stop: bool,
+}
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lock_jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the committer that there is something new.
+    pub(crate) fn kick(&self) {
+        self.pushes.fetch_add(1, Ordering::SeqCst);
+        if self.sleeping.swap(false, Ordering::SeqCst) {
+            self.disk.wake();
+        }
+    }
+
+    /// Ends the log with its first failure; the callbacks are the caller's to run. Tells the hooks.
+    pub(crate) fn fail(&self, error: &LogError) -> Vec<Done> {
+        let orphans = {
+            let mut state = self.lock();
+            if state.failure.is_none() {
+                state.failure = Some(error.clone());
+            }
+            state.take_waiting()
+        };
+        tracing::error!(%error, "the log has stopped for good");
+        for hook in self.hooks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            hook(error);
+        }
+        orphans
+    }
+}
+
+impl State {
+    pub(crate) fn new(groups: BTreeMap<GroupId, GroupLog>, segments: Segments) -> State {
+        State {
+            groups,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            votes: VecDeque::new(),
+            committed: BTreeMap::new(),
+            segments,
+            failure: None,
+            closing: Closing::No,
+            counters: Counters::new(),
+            cached: VecDeque::new(),
+            cached_bytes: 0,
+        }
+    }
+
+    /// Whether the log still takes anything.
+    pub(crate) fn accepts(&self) -> Result<(), LogError> {
+        match (&self.failure, self.closing) {
+            (Some(failure), _) => Err(failure.clone()),
+            (None, Closing::No) => Ok(()),
+            (None, _) => Err(LogError::Closed),
+        }
+    }
+
+    /// Whether there is room for so many more bytes of entries; only a full disk refuses.
+    pub(crate) fn admits(&self, records: usize, bytes: usize, options: &LogOptions) -> Result<(), LogError> {
+        if !self.segments.full {
+            return Ok(());
+        }
+        let spare = if self.segments.spare.is_some() { options.segment_blocks() } else { 0 };
+        let waiting = self.queued_bytes + bytes + (records + self.queue.len()) * ROW_BYTES;
+        let wanted = waiting.div_ceil(BLOCK_BYTES) + self.queue.len().min(64) + 1;
+        let room = (self.segments.room_blocks + spare).saturating_sub(options.low_water_blocks());
+        if wanted > room as usize { Err(LogError::DiskFull) } else { Ok(()) }
+    }
+
+    /// Everything that waits and will never be written.
+    pub(crate) fn take_waiting(&mut self) -> Vec<Done> {
+        let mut orphans = Vec::new();
+        for work in self.queue.drain(..) {
+            match work {
+                Work::Entries { done, .. } => orphans.extend(done),
+                Work::Truncate { done, .. } | Work::Purge { done, .. } => orphans.push(done),
+            }
+        }
+        orphans.extend(self.votes.drain(..).filter_map(|vote| vote.done));
+        self.queued_bytes = 0;
+        orphans
+    }
+
+    /// Changes a group and keeps the account of the cache.
+    pub(crate) fn change<T>(&mut self, group: GroupId, change: impl FnOnce(&mut GroupLog) -> T) -> T {
+        let log = self.groups.entry(group).or_default();
+        let before = log.recent_bytes();
+        let result = change(log);
+        self.cached_bytes = self.cached_bytes + log.recent_bytes() - before;
+        result
+    }
+
+    /// Puts an entry at the end of a group's log, in memory.
+    pub(crate) fn push_entry(&mut self, group: GroupId, record: LogRecord, crc: u32) {
+        self.cached.push_back((group, record.index));
+        self.change(group, |log| log.push_recent(record, crc));
+    }
+
+    /// Forgets the oldest cached entries beyond the limit, but none that is not durable.
+    pub(crate) fn shrink_cache(&mut self, limit_bytes: usize) {
+        while let Some((group, index)) = self.cached.front().copied() {
+            // Truncated, purged or appended anew since: a later item of this list stands for it.
+            let stale = self.groups.get(&group).is_none_or(|log| !log.is_oldest_recent(index));
+            if !stale {
+                let over = self.cached_bytes > limit_bytes;
+                if !over || self.change(group, |log| log.evict(index)) == Evicted::Pinned {
+                    return;
+                }
+            }
+            self.cached.pop_front();
+        }
+    }
+
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cached_bytes
+    }
+
+    /// Takes queued entries after a point out of the queue: they have been truncated before they were written.
+    pub(crate) fn drop_queued(&mut self, of: GroupId, kept: Option<LogPoint>) {
+        for work in &mut self.queue {
+            let Work::Entries { group, entries, .. } = work else { continue };
+            if *group != of {
+                continue;
+            }
+            while entries.back().is_some_and(|entry| kept.is_none_or(|kept| entry.record.index > kept.index))
+                && let Some(entry) = entries.pop_back()
+            {
+                self.queued_bytes -= entry.record.payload.len();
+            }
+        }
+    }
+
+    /// The oldest segment that holds a live entry, or the present one.
+    pub(crate) fn oldest_needed(&self, present: u32) -> u32 {
+        self.segments.live.iter().find(|(segment, live)| **live > 0 || **segment >= present).map_or(present, |(segment, _)| *segment)
+    }
+
+    /// Subtracts what a truncation or a purge has freed.
+    pub(crate) fn release(&mut self, released: &Released) {
+        for (segment, count) in released {
+            if let Some(live) = self.segments.live.get_mut(segment) {
+                *live = live.saturating_sub(*count);
+            }
+        }
+    }
+}
