@@ -1,2 +1,78 @@
-//! Benchmarks.
-fn main() {}
+//! The `tercet-bench` command: figures of Tercet beside the floor of the device, measured in the same run.
+//!
+//! Exit codes: 0 measured, 1 something failed, 2 wrong usage.
+
+mod cluster;
+mod floor;
+mod load;
+mod machine;
+mod nodes;
+mod report;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use cluster::ClusterArgs;
+
+#[derive(Parser)]
+#[command(
+    name = "tercet-bench",
+    version,
+    about = "Measures Tercet beside the floor of the device, in the same run"
+)]
+#[command(after_help = "\
+Examples:
+  tercet-bench cluster
+  tercet-bench cluster --clients 256 --seconds 30 --json > figures.json
+
+Build with --release, and give a --dir on the disk that is to be measured. bench/README.md says what is measured.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Five nodes on this machine under a closed-loop append load
+    Cluster(ClusterArgs),
+    /// Becomes PROGRAM, and ends when the parent does
+    #[command(name = "child", hide = true)]
+    Child(ChildArgs),
+}
+
+#[derive(clap::Args)]
+struct ChildArgs {
+    #[arg(long)]
+    parent: u32,
+    #[arg(required = true, last = true)]
+    command: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    let verb = Cli::parse().verb;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false).init();
+    let done = match verb {
+        Verb::Cluster(args) => cluster::run(&args),
+        Verb::Child(args) => be_child(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tercet-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn be_child(args: ChildArgs) -> Result<()> {
+    let mut command = args.command.into_iter();
+    let program = PathBuf::from(command.next().context("no program")?);
+    let error = nodes::become_child(args.parent, &program, command);
+    Err(error).with_context(|| program.display().to_string())
+}

@@ -39,6 +39,8 @@ mod reads;
 mod refused;
 mod replicas;
 #[cfg(test)]
+mod sample;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;
@@ -158,7 +160,8 @@ pub fn check(history: &History, finals: &[FinalLog]) -> Judgement {
         appends,
         reads,
         final_entries: evidence.log.len() as u64,
-        acknowledged_keys: evidence.attempts_by_key().filter(|attempts| attempts.acknowledged()).count() as u64,
+        acknowledged_keys: evidence.attempts_by_key().filter(|attempts| attempts.acknowledged()).count()
+            as u64,
         unknown_present: evidence.unresolved().filter(|key| evidence.position(key).is_some()).count() as u64,
         unknown_absent: evidence.unresolved().filter(|key| evidence.position(key).is_none()).count() as u64,
         lost: evidence

@@ -32,7 +32,12 @@ impl Members {
     /// The default five in 2-2-1: `a1`, `a2`, `b1`, `b2`, `c1`.
     pub fn default_five() -> Self {
         let places = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")];
-        Self((1..).zip(places).map(|(id, (name, zone))| Member { id, name: name.into(), zone: zone.into() }).collect())
+        Self(
+            (1..)
+                .zip(places)
+                .map(|(id, (name, zone))| Member { id, name: name.into(), zone: zone.into() })
+                .collect(),
+        )
     }
 
     /// In the order of their ids.

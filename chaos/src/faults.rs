@@ -142,7 +142,12 @@ fn describe(blow: &Blow, hit: &[&Member]) -> String {
 }
 
 /// The ordered pairs of ends whose links are hit.
-fn pairs(members: &Members, hit: &[&Member], from: &[Party], direction: Direction) -> Vec<(Endpoint, Endpoint)> {
+fn pairs(
+    members: &Members,
+    hit: &[&Member],
+    from: &[Party],
+    direction: Direction,
+) -> Vec<(Endpoint, Endpoint)> {
     let is_hit = |end: Endpoint| hit.iter().any(|member| member.endpoint() == end);
     let is_party = |end: Endpoint| {
         let member = match end {
@@ -156,7 +161,8 @@ fn pairs(members: &Members, hit: &[&Member], from: &[Party], direction: Directio
             Party::Node(node) => member.is_some_and(|member| member.name == *node),
         })
     };
-    let others: Vec<Endpoint> = members.endpoints().into_iter().filter(|end| !is_hit(*end) && is_party(*end)).collect();
+    let others: Vec<Endpoint> =
+        members.endpoints().into_iter().filter(|end| !is_hit(*end) && is_party(*end)).collect();
     let mut pairs = Vec::new();
     for inside in hit.iter().map(|member| member.endpoint()) {
         for &outside in &others {
@@ -297,7 +303,10 @@ mod tests {
         let members = Members::default_five();
         let hit: Vec<&Member> = members.of_zone("a").collect();
         assert_eq!(describe(&Blow::Kill, &hit), "kill a1, a2");
-        let blow = Blow::Blackhole { from: vec![Party::Clients, Party::Zone("b".into())], direction: Direction::Out };
+        let blow = Blow::Blackhole {
+            from: vec![Party::Clients, Party::Zone("b".into())],
+            direction: Direction::Out,
+        };
         assert_eq!(describe(&blow, &hit[..1]), "blackhole a1 from clients, zone b, outbound only");
     }
 }

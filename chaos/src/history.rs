@@ -284,8 +284,8 @@ impl History {
         for (at, line) in BufReader::new(file).lines().enumerate() {
             let line = line.map_err(|error| HistoryError::io(path, error))?;
             let place = || format!("{}:{}", path.display(), at + 1);
-            let line: Line =
-                serde_json::from_str(&line).map_err(|error| HistoryError::malformed(place(), error.to_string()))?;
+            let line: Line = serde_json::from_str(&line)
+                .map_err(|error| HistoryError::malformed(place(), error.to_string()))?;
             building.add(line).map_err(|why| HistoryError::malformed(place(), why))?;
         }
         building.finish().ok_or_else(|| HistoryError::malformed(path.display().to_string(), "it is empty"))
@@ -432,7 +432,10 @@ mod tests {
             (&[header(), invoke, invoke], "invoked twice"),
             (&[header(), answer], "without having been invoked"),
             (&[header(), invoke, answer, answer], "returns twice"),
-            (&[header(), invoke, r#"{"type":"return","t":4,"op":1,"outcome":"unknown"}"#], "before it is invoked"),
+            (
+                &[header(), invoke, r#"{"type":"return","t":4,"op":1,"outcome":"unknown"}"#],
+                "before it is invoked",
+            ),
             (
                 &[header(), invoke, r#"{"type":"return","t":6,"op":1,"outcome":"appended","receipts":[]}"#],
                 "something else",

@@ -71,7 +71,12 @@ impl Network {
     ///
     /// # Errors
     /// No such link, or no port.
-    pub async fn proxy(&mut self, from: Endpoint, to: Endpoint, upstream: SocketAddr) -> std::io::Result<SocketAddr> {
+    pub async fn proxy(
+        &mut self,
+        from: Endpoint,
+        to: Endpoint,
+        upstream: SocketAddr,
+    ) -> std::io::Result<SocketAddr> {
         let missing = || std::io::Error::other(format!("there is no link between {from} and {to}"));
         let route = Route {
             upstream,

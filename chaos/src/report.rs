@@ -139,7 +139,12 @@ impl Acknowledgements {
     /// Each fault with the longest gap around it.
     pub fn around(&self, faults: &[FaultSpan]) -> Vec<FaultReport> {
         let next_begin = |fault: &FaultSpan| {
-            faults.iter().map(|other| other.begin).filter(|begin| *begin > fault.begin).min().unwrap_or(self.end)
+            faults
+                .iter()
+                .map(|other| other.begin)
+                .filter(|begin| *begin > fault.begin)
+                .min()
+                .unwrap_or(self.end)
         };
         faults
             .iter()
@@ -170,7 +175,11 @@ pub fn leaders(history: &History) -> Vec<LeaderReport> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "scenario   {} (seed {}, disk {}, version {})", self.scenario, self.seed, self.disk, self.version)?;
+        writeln!(
+            f,
+            "scenario   {} (seed {}, disk {}, version {})",
+            self.scenario, self.seed, self.disk, self.version
+        )?;
         if let Some(judgement) = &self.judgement {
             for (name, counts) in [("appends", judgement.appends), ("reads", judgement.reads)] {
                 writeln!(
@@ -193,10 +202,19 @@ impl fmt::Display for Report {
         writeln!(f, "faults     {}, {} processes killed", self.faults.len(), self.kills)?;
         for fault in &self.faults {
             let span = &fault.span;
-            let end = span.end.map_or_else(|| "never undone".to_owned(), |end| format!("{:.2} s", to_ms(end) / 1e3));
-            writeln!(f, "  {:>7.2} s to {end}  {}  (RTO {:.0} ms)", to_ms(span.begin) / 1e3, span.what, fault.rto_ms)?;
+            let end = span
+                .end
+                .map_or_else(|| "never undone".to_owned(), |end| format!("{:.2} s", to_ms(end) / 1e3));
+            writeln!(
+                f,
+                "  {:>7.2} s to {end}  {}  (RTO {:.0} ms)",
+                to_ms(span.begin) / 1e3,
+                span.what,
+                fault.rto_ms
+            )?;
         }
-        let leaders: Vec<String> = self.leaders.iter().map(|seen| format!("{} (term {})", seen.node, seen.term)).collect();
+        let leaders: Vec<String> =
+            self.leaders.iter().map(|seen| format!("{} (term {})", seen.node, seen.term)).collect();
         writeln!(f, "leaders    {}", leaders.join(", "))?;
         for violation in self.judgement.iter().flat_map(|judgement| &judgement.violations) {
             writeln!(f, "VIOLATED   {violation}")?;

@@ -65,15 +65,20 @@ pub async fn run(scenario: &Scenario, options: &RunOptions) -> Result<Report> {
         log_dir: options.out.join("nodes"),
         seed: options.seed,
     };
-    let cluster = ProcessCluster::start(&scenario.cluster, cluster_options).await.context("starting the cluster")?;
+    let cluster =
+        ProcessCluster::start(&scenario.cluster, cluster_options).await.context("starting the cluster")?;
     let cluster = Arc::new(cluster);
     let leader = cluster.leader().await?.clone();
     let status = cluster.status(&leader).await.context("asking the leader for its status")?;
     tracing::info!(leader = leader.name, disk = status.disk, "five nodes serve");
 
     let history_file = options.out.join("history.jsonl");
-    let header =
-        Header { format: FORMAT, journal: JOURNAL.into(), scenario: scenario.name.clone(), seed: options.seed };
+    let header = Header {
+        format: FORMAT,
+        journal: JOURNAL.into(),
+        scenario: scenario.name.clone(),
+        seed: options.seed,
+    };
     let recorder = Recorder::create(&history_file, header)?;
     let happened = match happen(scenario, options.seed, &cluster, &recorder).await {
         Ok(happened) => happened,
@@ -108,7 +113,11 @@ async fn happen(
 ) -> Result<Happened> {
     let seats: Vec<Seat> = cluster
         .client_addresses()
-        .map(|(member, address)| Seat { id: member.id, node: member.name.clone(), address: address.to_owned() })
+        .map(|(member, address)| Seat {
+            id: member.id,
+            node: member.name.clone(),
+            address: address.to_owned(),
+        })
         .collect();
     make_journal(&seats).await.context("making the journal")?;
     let _observing = observe(cluster, recorder);
@@ -187,15 +196,19 @@ fn observe(cluster: &Arc<ProcessCluster>, recorder: &Recorder) -> Observing {
             let mut before: Vec<Observation> = Vec::new();
             loop {
                 if let Ok(status) = cluster.status(&member).await {
-                    let now: Vec<Observation> = status.groups.iter().map(|group| Observation {
-                        t: 0,
-                        node: status.node.clone(),
-                        incarnation: status.incarnation,
-                        group: group.group,
-                        term: group.term,
-                        role: group.role.clone(),
-                        leader: group.leader.clone(),
-                    }).collect();
+                    let now: Vec<Observation> = status
+                        .groups
+                        .iter()
+                        .map(|group| Observation {
+                            t: 0,
+                            node: status.node.clone(),
+                            incarnation: status.incarnation,
+                            group: group.group,
+                            term: group.term,
+                            role: group.role.clone(),
+                            leader: group.leader.clone(),
+                        })
+                        .collect();
                     for seen in now.iter().filter(|seen| !before.contains(seen)) {
                         recorder.observe(seen.clone());
                     }
@@ -228,7 +241,13 @@ fn link_reports(cluster: &ProcessCluster) -> Vec<LinkReport> {
     cluster.link_counts().into_iter().map(|(from, to, counts)| LinkReport { from, to, counts }).collect()
 }
 
-fn judge(scenario: &Scenario, seed: u64, history: &History, finals: &[FinalLog], happened: Happened) -> Report {
+fn judge(
+    scenario: &Scenario,
+    seed: u64,
+    history: &History,
+    finals: &[FinalLog],
+    happened: Happened,
+) -> Report {
     let mut unmet = happened.unmet;
     let judgement = (!finals.is_empty()).then(|| check(history, finals));
     let acknowledgements = Acknowledgements::of(history);
@@ -236,13 +255,19 @@ fn judge(scenario: &Scenario, seed: u64, history: &History, finals: &[FinalLog],
     if let Some(judgement) = &judgement {
         let wanted = scenario.expect.acknowledged_at_least;
         if judgement.appends.ok < wanted {
-            unmet.push(format!("{} appends were acknowledged; at least {wanted} were expected", judgement.appends.ok));
+            unmet.push(format!(
+                "{} appends were acknowledged; at least {wanted} were expected",
+                judgement.appends.ok
+            ));
         }
     }
     if let Some(most) = scenario.expect.rto_at_most {
         let most_ms = Duration::from(most).as_secs_f64() * 1e3;
         for fault in faults.iter().filter(|fault| fault.rto_ms > most_ms) {
-            unmet.push(format!("RTO of {:.0} ms around {:?}; at most {most} was expected", fault.rto_ms, fault.span.what));
+            unmet.push(format!(
+                "RTO of {:.0} ms around {:?}; at most {most} was expected",
+                fault.rto_ms, fault.span.what
+            ));
         }
     }
     let pass = unmet.is_empty() && judgement.as_ref().is_some_and(|judgement| judgement.pass);

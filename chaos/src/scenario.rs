@@ -202,7 +202,10 @@ impl Scenario {
         let mut scenario: Self = toml::from_str(text)?;
         let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if scenario.name.is_empty() || !scenario.name.chars().all(named) {
-            return invalid("name", format!("{:?} is not lower-case letters, digits and hyphens", scenario.name));
+            return invalid(
+                "name",
+                format!("{:?} is not lower-case letters, digits and hyphens", scenario.name),
+            );
         }
         let members = Members::default_five();
         scenario.check_cluster(&members)?;
@@ -220,9 +223,9 @@ impl Scenario {
 
     fn check_cluster(&self, members: &Members) -> Result<(), ScenarioError> {
         for pair in self.cluster.delay.keys() {
-            let known = pair
-                .split_once('-')
-                .is_some_and(|(zone, other)| zone < other && members.has_zone(zone) && members.has_zone(other));
+            let known = pair.split_once('-').is_some_and(|(zone, other)| {
+                zone < other && members.has_zone(zone) && members.has_zone(other)
+            });
             if !known {
                 return invalid("cluster.delay", format!("{pair:?} is not two zones in order, like \"a-b\""));
             }
@@ -267,9 +270,13 @@ impl StepFile {
             (Some("leader"), None) => Target::LeaderZone,
             (None, Some("leader")) => Target::Leader,
             (Some(zone), None) if members.has_zone(zone) => Target::Zone(zone.to_owned()),
-            (Some(zone), None) => return invalid(format!("{field}.zone"), format!("there is no zone {zone:?}")),
+            (Some(zone), None) => {
+                return invalid(format!("{field}.zone"), format!("there is no zone {zone:?}"));
+            }
             (None, Some(node)) if members.node(node).is_some() => Target::Node(node.to_owned()),
-            (None, Some(node)) => return invalid(format!("{field}.node"), format!("there is no node {node:?}")),
+            (None, Some(node)) => {
+                return invalid(format!("{field}.node"), format!("there is no node {node:?}"));
+            }
             _ => return invalid(field, "needs `zone` or `node`, and not both"),
         };
         let blow = self.blow(field, members)?;
@@ -296,7 +303,10 @@ impl StepFile {
             },
             other => {
                 let known = "blackhole, reset, slow, kill and pause";
-                return invalid(format!("{field}.fault"), format!("{other:?} is not known; there are {known}"));
+                return invalid(
+                    format!("{field}.fault"),
+                    format!("{other:?} is not known; there are {known}"),
+                );
             }
         })
     }
@@ -313,14 +323,20 @@ impl StepFile {
         ];
         for (name, given, used) in given {
             if given && !used {
-                return invalid(format!("{field}.{name}"), format!("means nothing with fault {:?}", self.fault));
+                return invalid(
+                    format!("{field}.{name}"),
+                    format!("means nothing with fault {:?}", self.fault),
+                );
             }
         }
         if slow && !given[2..].iter().any(|(_, given, _)| *given) {
             return invalid(field, "slow needs `delay`, `jitter` or `bytes_per_second`");
         }
         if self.bytes_per_second == Some(0) {
-            return invalid(format!("{field}.bytes_per_second"), "must be above zero; nothing at all is a blackhole");
+            return invalid(
+                format!("{field}.bytes_per_second"),
+                "must be above zero; nothing at all is a blackhole",
+            );
         }
         Ok(())
     }
@@ -333,9 +349,10 @@ impl StepFile {
                 "clients" => Ok(Party::Clients),
                 zone if members.has_zone(zone) => Ok(Party::Zone(zone.to_owned())),
                 node if members.node(node).is_some() => Ok(Party::Node(node.to_owned())),
-                other => {
-                    invalid(format!("{field}.from"), format!("{other:?} is neither a zone, a node nor \"clients\""))
-                }
+                other => invalid(
+                    format!("{field}.from"),
+                    format!("{other:?} is neither a zone, a node nor \"clients\""),
+                ),
             })
             .collect()
     }
@@ -433,7 +450,8 @@ mod tests {
         let mut count = 0;
         for file in std::fs::read_dir(dir).unwrap() {
             let path = file.unwrap().path();
-            let scenario = Scenario::load(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let scenario =
+                Scenario::load(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             assert_eq!(path.file_stem().unwrap().to_str().unwrap(), scenario.name);
             assert!(!scenario.steps().is_empty());
             count += 1;

@@ -114,7 +114,10 @@ impl Workload {
 ///
 /// # Errors
 /// The cluster does not make it within the client's deadline.
-pub async fn create_journal(client: &tercet_proto::client::Client, name: &str) -> Result<v1::Journal, ClientError> {
+pub async fn create_journal(
+    client: &tercet_proto::client::Client,
+    name: &str,
+) -> Result<v1::Journal, ClientError> {
     let currencies = CURRENCIES.map(|(code, digits)| v1::Currency { code: code.to_owned(), digits }).to_vec();
     client
         .create_journal(v1::CreateJournalRequest {

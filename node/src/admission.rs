@@ -38,13 +38,15 @@ impl Admission {
     /// OVERLOADED.
     pub fn admit(&self, bytes: usize) -> Result<Permit, Refusal> {
         let overloaded = |what: &str| {
-            Refusal::new(Reason::Overloaded, "", format!("the node has too many {what} in work; try again shortly"))
+            Refusal::new(
+                Reason::Overloaded,
+                "",
+                format!("the node has too many {what} in work; try again shortly"),
+            )
         };
-        let request =
-            self.requests.clone().try_acquire_owned().map_err(|_| overloaded("requests"))?;
+        let request = self.requests.clone().try_acquire_owned().map_err(|_| overloaded("requests"))?;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let bytes =
-            self.bytes.clone().try_acquire_many_owned(bytes).map_err(|_| overloaded("bytes"))?;
+        let bytes = self.bytes.clone().try_acquire_many_owned(bytes).map_err(|_| overloaded("bytes"))?;
         Ok(Permit { _request: request, _bytes: bytes })
     }
 }

@@ -86,7 +86,11 @@ async fn take_part(node: Arc<Node>) {
         return;
     }
     node.admitted.send_replace(true);
-    node.event(0, "started", format!("node {} takes part, incarnation {}", node.name, node.identity.incarnation()));
+    node.event(
+        0,
+        "started",
+        format!("node {} takes part, incarnation {}", node.name, node.identity.incarnation()),
+    );
     let Some(turn) = voters.iter().position(|id| *id == own) else { return };
     let turn = FORMING_TURN.saturating_mul(u32::try_from(turn).unwrap_or(u32::MAX));
     let ready_since = Instant::now();
@@ -160,7 +164,11 @@ async fn keep_registry(node: Arc<Node>) {
             (ledger.cluster_id().is_some(), missing)
         };
         if !formed {
-            propose(&node, Command::FormCluster { cluster_id: rand::random(), groups: node.topology.cluster.groups }).await;
+            propose(
+                &node,
+                Command::FormCluster { cluster_id: rand::random(), groups: node.topology.cluster.groups },
+            )
+            .await;
             continue;
         }
         if missing.is_empty() {

@@ -30,6 +30,7 @@ mod topology;
 mod transfer;
 mod verify;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -91,7 +92,8 @@ impl Verb {
     /// What is logged unless `TERCET_LOG` says otherwise.
     const fn log_filter(&self) -> &'static str {
         match self {
-            Self::Serve(_) => "warn,tercet_node=info,tercet_storage=info",
+            // A lost peer is an event of its own; openraft would warn of every heartbeat that misses it.
+            Self::Serve(_) => "warn,openraft=error,tercet_node=info,tercet_storage=info",
             Self::Dev(_) => "error,tercet_node=warn,tercet_storage=warn",
             _ => "error",
         }
@@ -142,7 +144,9 @@ async fn run(verb: Verb) -> Result<(), Failure> {
 
 fn start_log(default: &str) {
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     if let Err(error) = log.try_init() {
         output::notice(&format!("tercet: no log: {error}"));
     }
@@ -181,7 +185,8 @@ mod tests {
     fn the_documented_command_lines_are_taken() {
         for line in [
             "serve --topology topology.toml --node a1 --data-dir d",
-            "dev --once --data-dir d --topology t --base-port 8000 --link-delay west=15ms",
+            "dev --once --data-dir d --base-port 8000 --link-delay west=15ms",
+            "dev --topology topology.toml",
             "topology check topology.toml",
             "status --json --endpoint http://127.0.0.1:7202",
             "journal create j --currency CZK:2 --currency JPY:0 --class city --business-date 1999-01-04",

@@ -195,7 +195,8 @@ impl Identity {
             }
             None => {
                 file.cluster_id = Some(cluster_id.into());
-                Self::write(&self.dir, &file).map_err(|source| IdentityError::Io { dir: self.dir.clone(), source })
+                Self::write(&self.dir, &file)
+                    .map_err(|source| IdentityError::Io { dir: self.dir.clone(), source })
             }
         }
     }
@@ -241,10 +242,12 @@ impl Identity {
                 ));
             }
             match &file.cluster_id {
-                Some(own) if !header.cluster_id.is_empty() && header.cluster_id != own.as_bytes() => Err(format!(
-                    "this is cluster {own}, the message is from cluster {}",
-                    String::from_utf8_lossy(&header.cluster_id)
-                )),
+                Some(own) if !header.cluster_id.is_empty() && header.cluster_id != own.as_bytes() => {
+                    Err(format!(
+                        "this is cluster {own}, the message is from cluster {}",
+                        String::from_utf8_lossy(&header.cluster_id)
+                    ))
+                }
                 _ => Ok(()),
             }
         })

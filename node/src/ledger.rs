@@ -180,9 +180,15 @@ impl Ledger {
     /// Passes a log entry that is no proposal: a blank one or a membership.
     ///
     /// # Errors
-    /// The index does not follow the applied one.
+    /// The index is not above the applied one.
     pub fn apply_other(&mut self, term: u64, index: u64) -> Result<(), LedgerError> {
-        self.check_next(index)?;
+        if self.failed {
+            return Err(LedgerError::Failed);
+        }
+        // Gaps are let through: a snapshot may end at one.
+        if let Some((_, applied)) = self.applied.filter(|(_, applied)| *applied >= index) {
+            return Err(LedgerError::NotNext { applied: Some(applied), got: index });
+        }
         self.applied = Some((term, index));
         Ok(())
     }

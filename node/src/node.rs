@@ -69,7 +69,11 @@ impl Node {
     pub fn group(&self, group: u32) -> Result<&Arc<Group>, Refusal> {
         self.groups.get(group as usize).ok_or_else(|| {
             let count = self.groups.len();
-            Refusal::new(Reason::GroupNotFound, "group", format!("there is no group {group}; this cluster has {count}"))
+            Refusal::new(
+                Reason::GroupNotFound,
+                "group",
+                format!("there is no group {group}; this cluster has {count}"),
+            )
         })
     }
 
@@ -82,8 +86,7 @@ impl Node {
     /// Publishes an event and logs it.
     pub fn event(&self, group: u32, kind: &str, message: String) {
         tracing::info!(group, kind, message, "event");
-        let event =
-            v1::Event { at_us: now_us(), node: self.name.clone(), group, kind: kind.into(), message };
+        let event = v1::Event { at_us: now_us(), node: self.name.clone(), group, kind: kind.into(), message };
         // Nobody may be watching.
         let _ = self.events.send(event);
     }

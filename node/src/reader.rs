@@ -40,7 +40,11 @@ impl<'a> Reader<'a> {
     pub fn chunk(&self, from: u64, to: u64) -> Result<Vec<v1::StoredEntry>, Refusal> {
         let mark = self.group.state().ledger().locate(self.journal, from).map_err(internal)?;
         let mark = mark.ok_or_else(|| {
-            Refusal::new(Reason::EntryNotFound, "seq", format!("journal {:?} has no entry {from}", self.journal))
+            Refusal::new(
+                Reason::EntryNotFound,
+                "seq",
+                format!("journal {:?} has no entry {from}", self.journal),
+            )
         })?;
         let bytes = self.group.proposal_bytes(mark.log_index).map_err(internal)?;
         let bytes = bytes.ok_or_else(|| internal(format!("the log lacks index {}", mark.log_index)))?;

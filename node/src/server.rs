@@ -142,13 +142,21 @@ struct Listeners {
     metrics: Option<TcpListener>,
 }
 
-async fn listen(node: &str, field: &'static str, address: &str, insecure: bool) -> Result<TcpListener, ServerError> {
+async fn listen(
+    node: &str,
+    field: &'static str,
+    address: &str,
+    insecure: bool,
+) -> Result<TcpListener, ServerError> {
     if !insecure && !is_loopback(address) {
         return Err(ServerError::Insecure { node: node.into(), field, address: address.into() });
     }
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ServerError::Listen { node: node.into(), field, address: address.into(), source })
+    TcpListener::bind(address).await.map_err(|source| ServerError::Listen {
+        node: node.into(),
+        field,
+        address: address.into(),
+        source,
+    })
 }
 
 impl Listeners {
@@ -206,7 +214,8 @@ fn open_index(dir: &Path, log: &SegmentLog, groups: u32) -> Result<Arc<Index>, S
     tracing::warn!(dir = %path.display(), "the index does not fit the log: it is moved aside and rebuilt");
     drop(index);
     let aside = dir.join(format!("index.ahead-{}", now_us()));
-    std::fs::rename(&path, &aside).map_err(|error| ServerError::Services(format!("{}: {error}", path.display())))?;
+    std::fs::rename(&path, &aside)
+        .map_err(|error| ServerError::Services(format!("{}: {error}", path.display())))?;
     Ok(Arc::new(Index::open(&path).map_err(fail)?))
 }
 
@@ -223,10 +232,21 @@ impl Server {
             known: topology.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", "),
         })?;
         let listeners = Listeners::bind(&entry, topology.security.insecure).await?;
-        let identity =
-            Arc::new(Identity::open(&data_dir, &topology.cluster.name, entry.id, &name, rand::random::<u64>() >> 1)?);
-        let (log, _report, disk) = open_log(&data_dir, disk)?;
-        let index = open_index(&data_dir, &log, topology.cluster.groups)?;
+        let identity = Arc::new(Identity::open(
+            &data_dir,
+            &topology.cluster.name,
+            entry.id,
+            &name,
+            rand::random::<u64>() >> 1,
+        )?);
+        let groups = topology.cluster.groups;
+        // Recovery reads the log; the runtime goes on meanwhile (`dev` has four other nodes on it).
+        let opened = tokio::task::spawn_blocking(move || {
+            let (log, _report, disk) = open_log(&data_dir, disk)?;
+            let index = open_index(&data_dir, &log, groups).inspect_err(|_| log.close())?;
+            Ok::<_, ServerError>((log, index, disk))
+        });
+        let (log, index, disk) = opened.await.map_err(|error| ServerError::Services(error.to_string()))??;
         let (stopping, stop) = watch::channel(false);
         let node = match build_node(topology, name, identity, log.clone(), index, disk, stop).await {
             Ok(node) => Arc::new(node),
@@ -235,9 +255,12 @@ impl Server {
                 return Err(error);
             }
         };
-        let failing = node.clone();
+        // Weak: the log is a part of the node.
+        let failing = Arc::downgrade(&node);
         node.log.on_failure(Box::new(move |error| {
-            failing.failure.send_replace(Some(error.to_string()));
+            if let Some(node) = failing.upgrade() {
+                node.failure.send_replace(Some(error.to_string()));
+            }
         }));
         controller::start(&node);
         watch_recovery(&node);
@@ -288,6 +311,26 @@ impl Server {
         let log = self.node.log.clone();
         if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
             tracing::error!("the log did not close");
+        }
+        self.let_go().await;
+    }
+
+    /// Waits until no task uses the node any more, so that its directory is free when `stop` returns.
+    async fn let_go(self) {
+        let Self { node, .. } = self;
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while Arc::strong_count(&node) > 1 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let users = Arc::strong_count(&node) - 1;
+        if users > 0 {
+            tracing::warn!(node = node.name, users, "something still uses the stopped node");
+        }
+        let index = node.groups.first().map(|group| group.state().index_handle());
+        drop(node);
+        let Some(index) = index else { return };
+        while Arc::strong_count(&index) > 1 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
@@ -379,7 +422,8 @@ fn serve_all(tasks: &mut JoinSet<()>, node: &Arc<Node>, listeners: Listeners) ->
     };
     let services = |error: &dyn std::fmt::Display| ServerError::Services(error.to_string());
     let peer = peer_services(node, listeners.peer, stopped(node.stopping.clone()));
-    let client = client_services(node, listeners.client, stopped(node.stopping.clone())).map_err(|e| services(&e))?;
+    let client =
+        client_services(node, listeners.client, stopped(node.stopping.clone())).map_err(|e| services(&e))?;
     tasks.spawn(peer);
     tasks.spawn(client);
     if let Some(listener) = listeners.metrics {

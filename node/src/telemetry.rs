@@ -36,11 +36,15 @@ impl Metrics {
     pub fn new(node: &str) -> Result<Self, prometheus::Error> {
         let labels = std::collections::HashMap::from([("node".to_owned(), node.to_owned())]);
         let registry = Registry::new_custom(None, Some(labels))?;
-        let appends = IntCounterVec::new(Opts::new("tercet_appends_total", "Append requests by outcome"), &["outcome"])?;
+        let appends = IntCounterVec::new(
+            Opts::new("tercet_appends_total", "Append requests by outcome"),
+            &["outcome"],
+        )?;
         let entries = IntCounter::new("tercet_entries_total", "Entries acknowledged by this node")?;
         let buckets = prometheus::exponential_buckets(0.000_25, 2.0, 16)?;
         let append_seconds = Histogram::with_opts(
-            HistogramOpts::new("tercet_append_seconds", "Arrival of an append to its answer").buckets(buckets),
+            HistogramOpts::new("tercet_append_seconds", "Arrival of an append to its answer")
+                .buckets(buckets),
         )?;
         let group = IntGaugeVec::new(Opts::new("tercet_group", "Raft group state"), &["group", "what"])?;
         let log = IntGaugeVec::new(Opts::new("tercet_log", "Segment log, since start"), &["what"])?;
@@ -59,7 +63,9 @@ impl Metrics {
         for group in &node.groups {
             let status = group.status();
             let id = status.group.to_string();
-            let set = |what: &str, value: u64| self.group.with_label_values(&[id.as_str(), what]).set(signed(value));
+            let set = |what: &str, value: u64| {
+                self.group.with_label_values(&[id.as_str(), what]).set(signed(value))
+            };
             set("term", status.term);
             set("leader_id", status.leader_id);
             set("is_leader", u64::from(status.role == "leader"));

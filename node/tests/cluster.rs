@@ -52,7 +52,10 @@ async fn the_first_leader_is_in_zone_a_and_every_node_serves() {
         let key = format!("k{at}");
         let response = client.append(request(vec![payment(&key, 100)])).await.expect("an append");
         let receipt = &response.receipts[0];
-        assert_eq!((receipt.seq, receipt.key.as_str(), receipt.replayed), (at as u64 + 1, key.as_str(), false));
+        assert_eq!(
+            (receipt.seq, receipt.key.as_str(), receipt.replayed),
+            (at as u64 + 1, key.as_str(), false)
+        );
         let zones = &receipt.attestation.as_ref().expect("an attestation").zones;
         assert!(zones.len() >= 2, "class city holds in two zones, the receipt says {zones:?}");
         let found = client.get_entry(by_key(&key)).await.expect("the entry");
@@ -60,7 +63,8 @@ async fn the_first_leader_is_in_zone_a_and_every_node_serves() {
     }
     let client = cluster.client();
     let balances = client.balances("j", None).await.expect("balances");
-    let by_account: BTreeMap<_, _> = balances.iter().map(|b| (b.account.as_str(), b.balance.as_str())).collect();
+    let by_account: BTreeMap<_, _> =
+        balances.iter().map(|b| (b.account.as_str(), b.balance.as_str())).collect();
     assert_eq!(by_account, BTreeMap::from([("甲银行", "-500"), ("BANK-B", "500")]));
     cluster.stop().await;
 }
@@ -72,7 +76,8 @@ async fn a_key_makes_one_entry_whoever_is_asked() {
     create_journal(&client).await;
     let first = client.append(request(vec![payment("once", 7)])).await.expect("an append").receipts.remove(0);
     for name in cluster.servers.keys() {
-        let again = cluster.client_of(name).append(request(vec![payment("once", 7)])).await.expect("a replay");
+        let again =
+            cluster.client_of(name).append(request(vec![payment("once", 7)])).await.expect("a replay");
         let again = &again.receipts[0];
         assert!(again.replayed);
         assert_eq!(
@@ -80,7 +85,8 @@ async fn a_key_makes_one_entry_whoever_is_asked() {
             (first.seq, &first.entry_hash, &first.chain_hash, first.recorded_at_us)
         );
     }
-    let conflict = client.append(request(vec![payment("new", 1), payment("once", 8)])).await.expect_err("a conflict");
+    let conflict =
+        client.append(request(vec![payment("new", 1), payment("once", 8)])).await.expect_err("a conflict");
     match conflict {
         ClientError::Refused(refusal) => {
             assert_eq!(refusal.reason, Reason::KeyConflict);
@@ -89,8 +95,12 @@ async fn a_key_makes_one_entry_whoever_is_asked() {
         other => panic!("{other:?}"),
     }
     assert!(client.get_entry(by_key("new")).await.is_err(), "nothing of a refused request is applied");
-    let mixed = client.append(request(vec![payment("once", 7), payment("two", 2)])).await.expect("replay and append");
-    assert_eq!(mixed.receipts.iter().map(|r| (r.seq, r.replayed)).collect::<Vec<_>>(), [(1, true), (2, false)]);
+    let mixed =
+        client.append(request(vec![payment("once", 7), payment("two", 2)])).await.expect("replay and append");
+    assert_eq!(
+        mixed.receipts.iter().map(|r| (r.seq, r.replayed)).collect::<Vec<_>>(),
+        [(1, true), (2, false)]
+    );
     cluster.stop().await;
 }
 
@@ -108,23 +118,51 @@ async fn bad_input_is_refused_and_names_the_field() {
         (with(&|e| e.postings[0].amount = 11), Reason::Unbalanced, "entries[1].postings"),
         (with(&|e| e.postings[0].amount = 0), Reason::AmountInvalid, "entries[1].postings[0].amount"),
         (with(&|e| e.postings[1].amount = -5), Reason::AmountInvalid, "entries[1].postings[1].amount"),
-        (with(&|e| e.postings.iter_mut().for_each(|p| p.currency = "EUR".into())), Reason::CurrencyUnknown,
-            "entries[1].postings[0].currency"),
-        (with(&|e| e.postings = vec![e.postings[0].clone(); 129]), Reason::PostingsInvalid, "entries[1].postings"),
-        (with(&|e| e.postings[0].account = "a\u{7}b".into()), Reason::AccountInvalid, "entries[1].postings[0].account"),
+        (
+            with(&|e| e.postings.iter_mut().for_each(|p| p.currency = "EUR".into())),
+            Reason::CurrencyUnknown,
+            "entries[1].postings[0].currency",
+        ),
+        (
+            with(&|e| e.postings = vec![e.postings[0].clone(); 129]),
+            Reason::PostingsInvalid,
+            "entries[1].postings",
+        ),
+        (
+            with(&|e| e.postings[0].account = "a\u{7}b".into()),
+            Reason::AccountInvalid,
+            "entries[1].postings[0].account",
+        ),
         (with(&|e| e.key = String::new()), Reason::KeyInvalid, "entries[1].key"),
         (with(&|e| e.key = "a\nb".into()), Reason::KeyInvalid, "entries[1].key"),
         (with(&|e| e.kind = v1::entry::Kind::Reversal.into()), Reason::KindUnimplemented, "entries[1].kind"),
-        (with(&|e| e.business_date = "2026-02-30".into()), Reason::BusinessDateInvalid, "entries[1].business_date"),
+        (
+            with(&|e| e.business_date = "2026-02-30".into()),
+            Reason::BusinessDateInvalid,
+            "entries[1].business_date",
+        ),
         (with(&|e| e.payload = vec![0; 65_537].into()), Reason::PayloadTooLarge, "entries[1].payload"),
         (request(vec![]), Reason::RequestEmpty, "entries"),
-        (request((0..8_193).map(|n| payment(&n.to_string(), 1)).collect()), Reason::RequestTooLarge, "entries"),
-        (v1::AppendRequest { journal: "nobody".into(), ..request(vec![payment("x", 1)]) }, Reason::JournalNotFound,
-            "journal"),
-        (v1::AppendRequest { journal: "Not A Name".into(), ..request(vec![payment("x", 1)]) },
-            Reason::JournalNameInvalid, "journal"),
-        (v1::AppendRequest { durability_class: 2, ..request(vec![payment("x", 1)]) }, Reason::ClassUnimplemented,
-            "durability_class"),
+        (
+            request((0..8_193).map(|n| payment(&n.to_string(), 1)).collect()),
+            Reason::RequestTooLarge,
+            "entries",
+        ),
+        (
+            v1::AppendRequest { journal: "nobody".into(), ..request(vec![payment("x", 1)]) },
+            Reason::JournalNotFound,
+            "journal",
+        ),
+        (
+            v1::AppendRequest { journal: "Not A Name".into(), ..request(vec![payment("x", 1)]) },
+            Reason::JournalNameInvalid,
+            "journal",
+        ),
+        (
+            v1::AppendRequest { durability_class: 2, ..request(vec![payment("x", 1)]) },
+            Reason::ClassUnimplemented,
+            "durability_class",
+        ),
     ];
     for (request, reason, field) in cases {
         let error = client.append(request).await.expect_err(reason.as_str());
@@ -182,7 +220,10 @@ async fn a_stopped_cluster_comes_back_with_everything() {
             (entries.len() == 500).then_some(entries)
         })
         .await;
-        assert_eq!(all.last().map(|entry| &entry.chain_hash), after.head.as_ref().map(|head| &head.chain_hash));
+        assert_eq!(
+            all.last().map(|entry| &entry.chain_hash),
+            after.head.as_ref().map(|head| &head.chain_hash)
+        );
     }
     cluster.stop().await;
 }

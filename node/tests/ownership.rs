@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 /// (needle, paths where it may stand). A path ending in `*` is a prefix.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("openraft::", &["node/src/raft*", "node/tests/raft_conformance.rs", "chaos/src/sim*", "chaos/src/invariants*"]),
+    (
+        "openraft::",
+        &["node/src/raft*", "node/tests/raft_conformance.rs", "chaos/src/sim*", "chaos/src/invariants*"],
+    ),
     ("tonic::", &["proto/*", "node/src/rpc*", "node/src/raft/network*"]),
     ("sled::", &["storage/src/index*"]),
     ("io_uring::", &["storage/src/disk/uring.rs"]),
@@ -42,7 +45,10 @@ fn all_sources() -> Vec<(String, String)> {
     }
     assert!(paths.len() > 40, "the walk found the sources");
     let text = |path: &Path| fs::read_to_string(path).expect("a readable source");
-    paths.iter().map(|path| (path.strip_prefix(&root).expect("below").display().to_string(), text(path))).collect()
+    paths
+        .iter()
+        .map(|path| (path.strip_prefix(&root).expect("below").display().to_string(), text(path)))
+        .collect()
 }
 
 /// Code without comments and string literals' neighbours: line comments and doc comments do not count as a use.

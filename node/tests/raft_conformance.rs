@@ -31,12 +31,19 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Guard> for Builder {
     async fn build(&self) -> Result<(Guard, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let disk = open_directory(&dir.path().join("log"), DiskChoice::UringOrPortable).expect("a disk");
-        let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
+        let options = LogOptions { segment_bytes: 8 << 20, ..LogOptions::default() };
         let (log, report) = SegmentLog::open(disk, options).expect("a log");
         assert!(report.quarantined.is_empty());
         let (flushed_tx, flushed) = watch::channel(0);
-        let store = LogStore::new(log.clone(), 0, Arc::new(move |index| drop(flushed_tx.send_replace(index))));
-        let state = GroupState::restore(0, Arc::new(Index::in_memory()), log.clone(), flushed).expect("a state");
+        let store = LogStore::new(
+            log.clone(),
+            0,
+            Arc::new(move |index| {
+                flushed_tx.send_replace(index);
+            }),
+        );
+        let state =
+            GroupState::restore(0, Arc::new(Index::in_memory()), log.clone(), flushed).expect("a state");
         Ok((Guard { log, _dir: dir }, store, StateMachine::new(state)))
     }
 }

@@ -175,7 +175,11 @@ pub enum DiskError {
 
 impl DiskError {
     /// Wraps a system error, telling a full disk from the rest.
-    pub(crate) fn io(operation: &'static str, subject: impl Into<String>, error: &std::io::Error) -> DiskError {
+    pub(crate) fn io(
+        operation: &'static str,
+        subject: impl Into<String>,
+        error: &std::io::Error,
+    ) -> DiskError {
         let errno = error.raw_os_error();
         if errno == Some(rustix::io::Errno::NOSPC.raw_os_error())
             || errno == Some(rustix::io::Errno::DQUOT.raw_os_error())

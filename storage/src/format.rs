@@ -28,7 +28,7 @@ mod table;
 pub use batch::{BatchBody, RowState, batch_bytes, encode_batch, payload_start, read_batch};
 pub use header::{BatchHeader, HeaderError, flags};
 pub use state::{CheckpointState, CutRecord};
-pub use table::{Kind, Row, Tag, TableError, decode_table};
+pub use table::{Kind, Row, TableError, Tag, decode_table};
 
 /// Bytes of a block: what batches are aligned to and made of.
 pub const BLOCK_BYTES: usize = crate::disk::BLOCK_BYTES;

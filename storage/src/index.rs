@@ -28,6 +28,9 @@ type Db = sled::Db<LEAF_FANOUT>;
 /// Changes in the order of their keys: a value, or `None` to remove the key.
 pub type SortedChanges = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+/// A key and its value.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+
 /// What went wrong with the index. It can always be rebuilt from the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IndexError {
@@ -108,7 +111,7 @@ impl Index {
     }
 
     /// The greatest key at or below `key` that begins with `prefix`, and its value.
-    pub fn floor(&self, prefix: &[u8], key: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, IndexError> {
+    pub fn floor(&self, prefix: &[u8], key: &[u8]) -> Result<Option<KeyValue>, IndexError> {
         if key < prefix {
             return Ok(None);
         }
@@ -133,10 +136,15 @@ impl Index {
 
     /// Calls `each` with every key that begins with `prefix`, in order, until it returns `false`. It must not call the
     /// index.
-    pub fn scan_prefix(&self, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), IndexError> {
+    pub fn scan_prefix(
+        &self,
+        prefix: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), IndexError> {
         match &self.store {
             Store::Memory(map) => {
-                for (key, value) in reading(map).range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded)) {
+                for (key, value) in reading(map).range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
+                {
                     if !key.starts_with(prefix) || !each(key, value) {
                         break;
                     }
@@ -184,11 +192,11 @@ impl Index {
                     }
                 }
                 let db = using(store);
-                guarded("apply", || Ok(db.apply_batch(batch)?))?;
+                guarded("apply", || db.apply_batch(batch))?;
                 // The flush is the long part, and readers need not wait for it.
                 let flushing = db.clone();
                 drop(db);
-                guarded("flush", || Ok(flushing.flush().map(drop)?))
+                guarded("flush", || flushing.flush().map(drop))
             }
         }
     }
@@ -208,13 +216,14 @@ fn open_sled(dir: &Path) -> Result<Db, IndexError> {
         .cache_capacity_bytes(CACHE_BYTES)
         .flush_every_ms(None)
         .zstd_compression_level(1);
-    guarded("open", || Ok(config.open()?))
+    guarded("open", || config.open())
 }
 
 /// Renames the directory to the first free `<name>.damaged-<n>`.
 fn move_aside(dir: &Path) -> Result<PathBuf, IndexError> {
     let failed = |message: String| IndexError::Io { operation: "move the damaged index aside", message };
-    let name = dir.file_name().ok_or_else(|| failed("it has no name".to_owned()))?.to_string_lossy().into_owned();
+    let name =
+        dir.file_name().ok_or_else(|| failed("it has no name".to_owned()))?.to_string_lossy().into_owned();
     for number in 1..10_000 {
         let aside = dir.with_file_name(format!("{name}.damaged-{number}"));
         if !aside.exists() {
@@ -271,16 +280,20 @@ mod tests {
             assert_eq!(floor("a", "zzz"), None, "the nearest below has another prefix");
             assert_eq!(floor("b", "a9"), None);
             let mut seen = Vec::new();
-            index.scan_prefix(b"a", &mut |key, _| {
-                seen.push(key.to_vec());
-                true
-            }).unwrap();
+            index
+                .scan_prefix(b"a", &mut |key, _| {
+                    seen.push(key.to_vec());
+                    true
+                })
+                .unwrap();
             assert_eq!(seen, vec![b"a1".to_vec(), b"a3".to_vec()]);
             let mut first = 0;
-            index.scan_prefix(b"", &mut |_, _| {
-                first += 1;
-                false
-            }).unwrap();
+            index
+                .scan_prefix(b"", &mut |_, _| {
+                    first += 1;
+                    false
+                })
+                .unwrap();
             assert_eq!(first, 1);
             index.commit(vec![(b"a1".to_vec(), None), put("a3", "4")]).unwrap();
             assert_eq!(index.get(b"a1").unwrap(), None);
@@ -302,10 +315,12 @@ mod tests {
         let index = Index::open(&path).unwrap();
         assert!(index.moved_aside().is_none());
         let mut count = 0;
-        index.scan_prefix(b"k", &mut |_, _| {
-            count += 1;
-            true
-        }).unwrap();
+        index
+            .scan_prefix(b"k", &mut |_, _| {
+                count += 1;
+                true
+            })
+            .unwrap();
         assert_eq!(count, 5_000);
         assert_eq!(index.floor(b"k", b"k02500x").unwrap().unwrap().0, b"k02500".to_vec());
     }

@@ -79,7 +79,9 @@ pub fn inspect_disk(disk: &dyn Disk) -> Result<InspectReport, LogError> {
     let mut batches = Vec::new();
     let found = recover::read(disk, &options, &mut |header, body, verdict| {
         let records = body.rows.as_ref().map(|rows| {
-            rows.iter().map(|(row, state)| RecordInfo { row: *row, is_intact: *state == RowState::Intact }).collect()
+            rows.iter()
+                .map(|(row, state)| RecordInfo { row: *row, is_intact: *state == RowState::Intact })
+                .collect()
         });
         batches.push(BatchInfo { header: header.clone(), verdict, records });
     })?;
@@ -146,7 +148,11 @@ impl fmt::Display for RecordInfo {
         write!(out, "{} of group {}", row.kind.name(), row.group)?;
         match row.kind {
             Kind::Entry | Kind::Repair => {
-                write!(out, ", index {}, term {}, leader {}, tag {}", row.index, row.term, row.leader, row.tag)?;
+                write!(
+                    out,
+                    ", index {}, term {}, leader {}, tag {}",
+                    row.index, row.term, row.leader, row.tag
+                )?;
             }
             Kind::Vote => write!(out, ", number {}, copy {}", row.index, row.tag)?,
             Kind::Truncate if row.tag == 0 => write!(out, ", keeps nothing")?,
@@ -173,7 +179,11 @@ impl fmt::Display for Finding {
         write!(out, ")")?;
         for record in &self.records {
             let kind = record.kind.name();
-            write!(out, "\n  {kind} of group {}, index {}, term {}", record.group, record.index, record.term)?;
+            write!(
+                out,
+                "\n  {kind} of group {}, index {}, term {}",
+                record.group, record.index, record.term
+            )?;
         }
         Ok(())
     }

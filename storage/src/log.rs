@@ -13,6 +13,7 @@
 
 mod committer;
 mod draft;
+mod drafting;
 mod group;
 mod housekeeper;
 mod options;
@@ -63,19 +64,24 @@ impl SegmentLog {
     /// Recovers, then starts the committer thread.
     pub fn open(disk: Box<dyn Disk>, options: LogOptions) -> Result<(SegmentLog, RecoveryReport), LogError> {
         let (shared, committer, report) = recover::open(disk, options)?;
-        let cannot = |error: std::io::Error| LogError::Disk(DiskError::io("start a thread of", "the log", &error));
+        let cannot =
+            |error: std::io::Error| LogError::Disk(DiskError::io("start a thread of", "the log", &error));
         let theirs = Arc::clone(&shared);
         let housekeeper = std::thread::Builder::new()
             .name("log-segments".to_owned())
             .spawn(move || housekeeper::run(&theirs))
             .map_err(cannot)?;
         let theirs = Arc::clone(&shared);
-        let committing =
-            std::thread::Builder::new().name("log-committer".to_owned()).spawn(move || drive(&theirs, committer));
+        let committing = std::thread::Builder::new()
+            .name("log-committer".to_owned())
+            .spawn(move || drive(&theirs, committer));
         let threads = match committing {
-            Ok(thread) => Threads { committer: Some((thread.thread().id(), thread)), housekeeper: Some(housekeeper) },
+            Ok(thread) => {
+                Threads { committer: Some((thread.thread().id(), thread)), housekeeper: Some(housekeeper) }
+            }
             Err(error) => {
-                let log = SegmentLog::over(shared, Threads { committer: None, housekeeper: Some(housekeeper) });
+                let log =
+                    SegmentLog::over(shared, Threads { committer: None, housekeeper: Some(housekeeper) });
                 drop(log);
                 return Err(cannot(error));
             }
@@ -182,7 +188,12 @@ impl SegmentLog {
     }
 
     /// Drops everything after a point that the log holds, or everything.
-    pub fn truncate_after(&self, group: GroupId, last_kept: Option<LogPoint>, done: Done) -> Result<(), LogError> {
+    pub fn truncate_after(
+        &self,
+        group: GroupId,
+        last_kept: Option<LogPoint>,
+        done: Done,
+    ) -> Result<(), LogError> {
         {
             let mut state = self.0.shared.lock();
             state.accepts()?;
@@ -191,12 +202,13 @@ impl SegmentLog {
             {
                 return Err(LogError::NoSuchPoint { group, point });
             }
-            state.drop_queued(group, last_kept);
+            let mut dones = state.drop_queued(group, last_kept);
+            dones.push(done);
             let released = state.change(group, |log| {
                 log.queued_truncations.push_back(last_kept);
                 log.truncate(last_kept)
             });
-            state.queue.push_back(Work::Truncate { group, kept: last_kept, released, done });
+            state.queue.push_back(Work::Truncate { group, kept: last_kept, released, dones });
         }
         self.0.shared.kick();
         Ok(())
@@ -218,7 +230,12 @@ impl SegmentLog {
 
     /// The entries of a range that the log has, in order: at least one if there is one, ending after `max_bytes` of
     /// payload. From memory or from the file, CRC checked; a damaged entry is [`LogError::Rot`].
-    pub fn read(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogRecord>, LogError> {
+    pub fn read(
+        &self,
+        group: GroupId,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> Result<Vec<LogRecord>, LogError> {
         reading::read(&self.0.shared, group, range, max_bytes)
     }
 

@@ -8,7 +8,8 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
         for attempt in &attempts.all {
             let Some(receipt) = attempt.receipt else { continue };
             let op = attempt.operation.op;
-            let who = format!("key {:?}, acknowledged by operation {op} as seq {}", attempts.key, receipt.seq);
+            let who =
+                format!("key {:?}, acknowledged by operation {op} as seq {}", attempts.key, receipt.seq);
             let Some(logged) = evidence.position(attempts.key).map(|at| &evidence.log[at]) else {
                 findings.add(format!("{who}, is lost"));
                 continue;
@@ -24,7 +25,11 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
             differs("its content", show(&attempt.content), show(&logged.content));
             differs("its entry hash", show(&receipt.entry_hash), show(&entry.entry_hash));
             differs("its chain hash", show(&receipt.chain_hash), show(&entry.chain_hash));
-            differs("its recorded time", receipt.recorded_at_us.to_string(), entry.recorded_at_us.to_string());
+            differs(
+                "its recorded time",
+                receipt.recorded_at_us.to_string(),
+                entry.recorded_at_us.to_string(),
+            );
         }
     }
 }

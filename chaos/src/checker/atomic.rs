@@ -14,12 +14,17 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
         }
         let shared = entries.iter().any(|sent| {
             let attempts = evidence.attempts(&sent.key);
-            attempts.is_some_and(|attempts| attempts.all.iter().any(|other| other.operation.call != operation.call))
+            attempts.is_some_and(|attempts| {
+                attempts.all.iter().any(|other| other.operation.call != operation.call)
+            })
         });
         let present = entries.iter().filter(|sent| evidence.position(&sent.key).is_some()).count();
         if !shared && present != 0 && present != entries.len() {
             let op = operation.op;
-            findings.add(format!("{present} of {} entries of operation {op} are in the final log", entries.len()));
+            findings.add(format!(
+                "{present} of {} entries of operation {op} are in the final log",
+                entries.len()
+            ));
         }
     }
 }

@@ -68,7 +68,8 @@ fn compare(accounts: &BTreeMap<(String, [u8; 3]), Sums>, stated: &[BalanceRow], 
         match expected.remove(&(row.account.clone(), row.currency.clone())) {
             Some(recomputed) if recomputed == *row => {}
             Some(recomputed) => findings.add(format!("stated {row:?}, recomputed {recomputed:?}")),
-            None => findings.add(format!("stated {row:?}, for which there is no posting or which is stated twice")),
+            None => findings
+                .add(format!("stated {row:?}, for which there is no posting or which is stated twice")),
         }
     }
     for row in expected.values() {

@@ -10,7 +10,10 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     match CreationRecord::parse(&log.creation_record.0) {
         Ok(record) if record.settings.name == log.journal => {}
         Ok(record) => {
-            findings.add(format!("the creation record names journal {:?}, not {:?}", record.settings.name, log.journal));
+            findings.add(format!(
+                "the creation record names journal {:?}, not {:?}",
+                record.settings.name, log.journal
+            ));
         }
         Err(error) => findings.add(format!("the creation record cannot be read: {error}")),
     }
@@ -22,11 +25,17 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
         }
         let computed = entry_hash(&entry.client_part.0, &store_part(entry.seq, entry.recorded_at_us));
         if Hash32(computed) != entry.entry_hash {
-            findings.add(format!("seq {}: entry hash {:?}, computed {:?}", entry.seq, entry.entry_hash, Hash32(computed)));
+            findings.add(format!(
+                "seq {}: entry hash {:?}, computed {:?}",
+                entry.seq,
+                entry.entry_hash,
+                Hash32(computed)
+            ));
         }
         let expected = Hash32(chain(&link, &entry.entry_hash.0));
         if expected != entry.chain_hash {
-            findings.add(format!("seq {}: chain hash {:?}, computed {expected:?}", entry.seq, entry.chain_hash));
+            findings
+                .add(format!("seq {}: chain hash {:?}, computed {expected:?}", entry.seq, entry.chain_hash));
         }
         // Go on from what is stated, so that one broken link is one finding.
         link = entry.chain_hash.0;

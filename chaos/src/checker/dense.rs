@@ -10,7 +10,10 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
             findings.add(format!("entry {expected} of the final log has seq {seq}"));
         }
         if logged.entry.recorded_at_us < last_recorded {
-            findings.add(format!("seq {seq} was recorded at {} us, before the one ahead of it", logged.entry.recorded_at_us));
+            findings.add(format!(
+                "seq {seq} was recorded at {} us, before the one ahead of it",
+                logged.entry.recorded_at_us
+            ));
         }
         last_recorded = logged.entry.recorded_at_us;
     }

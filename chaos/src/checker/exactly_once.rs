@@ -9,7 +9,11 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     for logged in &evidence.log {
         let Ok(view) = &logged.view else { continue };
         if let Some(first) = seen.insert(view.key(), logged.entry.seq) {
-            findings.add(format!("key {:?} is in the final log twice, as seq {first} and {}", view.key(), logged.entry.seq));
+            findings.add(format!(
+                "key {:?} is in the final log twice, as seq {first} and {}",
+                view.key(),
+                logged.entry.seq
+            ));
         }
     }
     for attempts in evidence.attempts_by_key() {

@@ -1,8 +1,8 @@
 //! Makes histories and final logs for tests: true ones by default, and by hand anything else.
 
 use tercet_proto::canonical::{
-    BusinessDate, CreationRecord, CurrencySpec, JournalSettings, chain, content_hash, encode_entry, entry_hash, sha256,
-    store_part,
+    BusinessDate, CreationRecord, CurrencySpec, JournalSettings, chain, content_hash, encode_entry,
+    entry_hash, sha256, store_part,
 };
 use tercet_proto::v1;
 use tercet_proto::v1::entry::Kind;
@@ -10,8 +10,8 @@ use tercet_proto::v1::posting::Side;
 
 use super::{Judgement, check};
 use crate::history::{
-    Call, EntrySeen, FORMAT, FinalEntry, FinalLog, Hash32, Header, HexBytes, History, Line, Observation, Outcome,
-    ReceiptSeen, Sent,
+    Call, EntrySeen, FORMAT, FinalEntry, FinalLog, Hash32, Header, HexBytes, History, Line, Observation,
+    Outcome, ReceiptSeen, Sent,
 };
 
 pub(super) const JOURNAL: &str = "forged";
@@ -158,10 +158,11 @@ impl Forge {
 
     /// A read of the head that saw `seq` entries of F.
     pub(super) fn read(&mut self, op: u64, invoked: u64, returned: u64, seq: u64) {
-        let chain_hash = match seq.checked_sub(1).and_then(|at| self.log.entries.get(usize::try_from(at).unwrap())) {
-            Some(entry) => entry.chain_hash,
-            None => Hash32(sha256(&self.log.creation_record.0)),
-        };
+        let chain_hash =
+            match seq.checked_sub(1).and_then(|at| self.log.entries.get(usize::try_from(at).unwrap())) {
+                Some(entry) => entry.chain_hash,
+                None => Hash32(sha256(&self.log.creation_record.0)),
+            };
         self.invoke(op, invoked, Call::ReadHead);
         self.returns(op, returned, Outcome::Head { seq, chain_hash });
     }

@@ -11,12 +11,18 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
         if seen.role == "leader" {
             let first = leaders.entry((seen.group, seen.term)).or_insert(&seen.node);
             if *first != seen.node {
-                findings.add(format!("group {}, term {}: both {first} and {} led", seen.group, seen.term, seen.node));
+                findings.add(format!(
+                    "group {}, term {}: both {first} and {} led",
+                    seen.group, seen.term, seen.node
+                ));
             }
         }
         let term = terms.entry((&seen.node, seen.incarnation, seen.group)).or_default();
         if seen.term < *term {
-            findings.add(format!("{}, group {}: the term fell from {term} to {}", seen.node, seen.group, seen.term));
+            findings.add(format!(
+                "{}, group {}: the term fell from {term} to {}",
+                seen.node, seen.group, seen.term
+            ));
         }
         *term = seen.term.max(*term);
     }

@@ -52,7 +52,8 @@ fn append_events(evidence: &Evidence<'_>, attempts: &Attempts<'_>, events: &mut 
     // What was acknowledged has the seq of its receipt, wherever it is in F; `acknowledged` compares the two.
     let receipts = || attempts.all.iter().filter_map(|attempt| Some((attempt.operation, attempt.receipt?)));
     let in_log = || evidence.position(attempts.key).map(|at| &evidence.log[at]);
-    let Some(seq) = receipts().map(|(_, receipt)| receipt.seq).next().or_else(|| in_log().map(|logged| logged.entry.seq))
+    let Some(seq) =
+        receipts().map(|(_, receipt)| receipt.seq).next().or_else(|| in_log().map(|logged| logged.entry.seq))
     else {
         return;
     };

@@ -9,7 +9,11 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
             .attempts(view.key())
             .is_some_and(|attempts| attempts.all.iter().any(|attempt| attempt.content == logged.content));
         if !sent {
-            findings.add(format!("seq {}, key {:?}, was never sent by anybody", logged.entry.seq, view.key()));
+            findings.add(format!(
+                "seq {}, key {:?}, was never sent by anybody",
+                logged.entry.seq,
+                view.key()
+            ));
         }
     }
 }

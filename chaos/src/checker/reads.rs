@@ -48,7 +48,10 @@ fn piece(evidence: &Evidence<'_>, from: u64, head: u64, entries: &[EntrySeen]) -
         }
         let logged = evidence.at_seq(seq).map(|logged| logged.entry.entry_hash);
         if logged != Some(seen.entry_hash) {
-            return Err(format!("entry hash {:?} at seq {seq}; the final log has {logged:?}", seen.entry_hash));
+            return Err(format!(
+                "entry hash {:?} at seq {seq}; the final log has {logged:?}",
+                seen.entry_hash
+            ));
         }
     }
     Ok(())

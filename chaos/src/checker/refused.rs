@@ -7,7 +7,8 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
         let Ok(view) = &logged.view else { continue };
         // Keys and contents that nobody sent are `phantom`'s.
         let Some(attempts) = evidence.attempts(view.key()) else { continue };
-        let mut of_content = attempts.all.iter().filter(|attempt| attempt.content == logged.content).peekable();
+        let mut of_content =
+            attempts.all.iter().filter(|attempt| attempt.content == logged.content).peekable();
         if let Some(first) = of_content.peek() {
             let op = first.operation.op;
             if of_content.all(|attempt| attempt.refused()) {

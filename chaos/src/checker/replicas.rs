@@ -11,7 +11,8 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     for log in evidence.finals {
         if log.journal != evidence.history.header.journal {
             let journal = &evidence.history.header.journal;
-            findings.add(format!("the final log is of journal {:?}, the history of {journal:?}", log.journal));
+            findings
+                .add(format!("the final log is of journal {:?}, the history of {journal:?}", log.journal));
         }
     }
     for other in others.iter().filter(|other| !first.same_as(other)) {

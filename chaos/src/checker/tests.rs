@@ -387,7 +387,10 @@ fn linearizable(plan: &[Planned], places: &[u64]) -> bool {
             }
             let too_early = (0..plan.len()).any(|other| {
                 let answered = !matches!(plan[other].kind, Kind::Unknown);
-                other != next && !done.contains(&other) && answered && plan[other].returned < plan[next].invoked
+                other != next
+                    && !done.contains(&other)
+                    && answered
+                    && plan[other].returned < plan[next].invoked
             });
             let fits = match plan[next].kind {
                 Kind::Read => places[next] == length,
@@ -410,7 +413,8 @@ fn linearizable(plan: &[Planned], places: &[u64]) -> bool {
 
 fn forge_plan(plan: &[Planned], places: &[u64]) -> Forge {
     let mut forge = Forge::new();
-    let mut appends: Vec<usize> = (0..plan.len()).filter(|at| !matches!(plan[*at].kind, Kind::Read)).collect();
+    let mut appends: Vec<usize> =
+        (0..plan.len()).filter(|at| !matches!(plan[*at].kind, Kind::Read)).collect();
     appends.sort_by_key(|at| places[*at]);
     for at in appends {
         let (op, key) = (at as u64 + 1, format!("k{at}"));

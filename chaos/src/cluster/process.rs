@@ -172,7 +172,8 @@ impl ProcessCluster {
         let nodes = make_nodes(&members, plan, &options, &mut network, &real).await?;
         let cluster = Self {
             nodes,
-            nursery: Nursery::new(options.launcher).map_err(|error| ClusterError::io("the nursery", &error))?,
+            nursery: Nursery::new(options.launcher)
+                .map_err(|error| ClusterError::io("the nursery", &error))?,
             network,
             members,
             tercet: options.tercet,
@@ -181,7 +182,10 @@ impl ProcessCluster {
         for node in &cluster.nodes {
             cluster.launch(node)?;
         }
-        join_all(cluster.nodes.iter().map(|node| cluster.answers(node))).await.into_iter().collect::<Result<(), _>>()?;
+        join_all(cluster.nodes.iter().map(|node| cluster.answers(node)))
+            .await
+            .into_iter()
+            .collect::<Result<(), _>>()?;
         cluster.leader().await?;
         Ok(cluster)
     }
@@ -219,7 +223,9 @@ impl ProcessCluster {
     pub fn link_counts(&self) -> Vec<(String, String, LinkCounts)> {
         let name = |end: Endpoint| match end {
             Endpoint::Clients => "clients".to_owned(),
-            Endpoint::Node(id) => self.members.by_id(id).map_or_else(|| end.to_string(), |member| member.name.clone()),
+            Endpoint::Node(id) => {
+                self.members.by_id(id).map_or_else(|| end.to_string(), |member| member.name.clone())
+            }
         };
         self.network.links().map(|link| (name(link.from()), name(link.to()), link.counts())).collect()
     }
@@ -288,7 +294,10 @@ impl ProcessCluster {
     /// It does not answer in time.
     pub async fn status(&self, member: &Member) -> Result<v1::NodeStatus, ClientError> {
         let Some(node) = self.of(std::slice::from_ref(member)).next() else {
-            return Err(ClientError::InvalidEndpoint { endpoint: member.name.clone(), message: "no such node".into() });
+            return Err(ClientError::InvalidEndpoint {
+                endpoint: member.name.clone(),
+                message: "no such node".into(),
+            });
         };
         self.observer.status(&node.real_client).await
     }
@@ -410,7 +419,10 @@ impl ProcessCluster {
             }
             node.check()?;
             if Instant::now() >= deadline {
-                return Err(not_recovered(START_PATIENCE, format!("node {} does not answer: {error}", node.member.name)));
+                return Err(not_recovered(
+                    START_PATIENCE,
+                    format!("node {} does not answer: {error}", node.member.name),
+                ));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -451,7 +463,10 @@ fn lagging(
                 return Some(format!("node {} knows no leader of group {group}", status.node));
             }
             if state.applied_index < *goal {
-                return Some(format!("node {} has applied {} of {goal} in group {group}", status.node, state.applied_index));
+                return Some(format!(
+                    "node {} has applied {} of {goal} in group {group}",
+                    status.node, state.applied_index
+                ));
             }
         }
     }
@@ -492,15 +507,20 @@ async fn make_nodes(
     let mut client_proxies = BTreeMap::new();
     for (id, addresses) in real {
         let to = Endpoint::Node(*id);
-        client_proxies.insert(*id, network.proxy(Endpoint::Clients, to, addresses.client).await.map_err(no_proxy)?);
+        client_proxies
+            .insert(*id, network.proxy(Endpoint::Clients, to, addresses.client).await.map_err(no_proxy)?);
     }
     let mut nodes = Vec::new();
     for member in members.iter() {
-        let own = real.get(&member.id).ok_or_else(|| ClusterError::Harness("a node without addresses".into()))?;
+        let own =
+            real.get(&member.id).ok_or_else(|| ClusterError::Harness("a node without addresses".into()))?;
         let mut seen = BTreeMap::from([(member.id, own.clone())]);
         for other in members.iter().filter(|other| *other != member) {
-            let (Some(theirs), Some(client)) = (real.get(&other.id), client_proxies.get(&other.id)) else { continue };
-            let peer = network.proxy(member.endpoint(), other.endpoint(), theirs.peer).await.map_err(no_proxy)?;
+            let (Some(theirs), Some(client)) = (real.get(&other.id), client_proxies.get(&other.id)) else {
+                continue;
+            };
+            let peer =
+                network.proxy(member.endpoint(), other.endpoint(), theirs.peer).await.map_err(no_proxy)?;
             seen.insert(other.id, Addresses { peer, client: *client, metrics: theirs.metrics });
         }
         let topology_file = options.log_dir.join(format!("{}.toml", member.name));

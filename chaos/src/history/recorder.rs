@@ -148,7 +148,9 @@ mod tests {
         let history = History::load(&path).unwrap();
         assert_eq!(history.header, header);
         assert_eq!(history.operations.len(), 200);
-        assert!(history.operations.iter().all(|op| op.returned.as_ref().is_some_and(|(t, _)| *t >= op.invoked)));
+        assert!(
+            history.operations.iter().all(|op| op.returned.as_ref().is_some_and(|(t, _)| *t >= op.invoked))
+        );
         assert_eq!(history.faults.len(), 1);
     }
 

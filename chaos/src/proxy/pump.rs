@@ -196,9 +196,17 @@ mod tests {
             ..LinkShape::default()
         };
         assert_eq!(schedule.due(now, 1_000, shape) - now, Duration::from_millis(11));
-        assert_eq!(schedule.due(now, 2_000, shape) - now, Duration::from_millis(13), "after the first on the wire");
+        assert_eq!(
+            schedule.due(now, 2_000, shape) - now,
+            Duration::from_millis(13),
+            "after the first on the wire"
+        );
         let later = now + Duration::from_millis(50);
-        assert_eq!(schedule.due(later, 1_000, shape) - later, Duration::from_millis(11), "the wire was free again");
+        assert_eq!(
+            schedule.due(later, 1_000, shape) - later,
+            Duration::from_millis(11),
+            "the wire was free again"
+        );
     }
 
     #[test]

@@ -154,7 +154,11 @@ async fn delays_hold_each_way() {
 
 #[tokio::test]
 async fn a_large_transfer_arrives_whole_through_delay_jitter_and_a_flapping_link() {
-    let shape = LinkShape { delay: Duration::from_millis(1), jitter: Duration::from_millis(1), ..LinkShape::default() };
+    let shape = LinkShape {
+        delay: Duration::from_millis(1),
+        jitter: Duration::from_millis(1),
+        ..LinkShape::default()
+    };
     let pair = Pair::new(shape).await;
     let (mut a, mut b) = pair.connect().await;
     let sent: Vec<u8> = (0..12_000_000_u32).map(|at| at.to_le_bytes()[(at % 3) as usize]).collect();

@@ -54,8 +54,11 @@ impl fmt::Display for Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text)
-            .ok_or_else(|| D::Error::custom(format!("{text:?} is no duration; write it like \"1.5s\", \"200ms\" or \"50us\"")))
+        Self::parse(&text).ok_or_else(|| {
+            D::Error::custom(format!(
+                "{text:?} is no duration; write it like \"1.5s\", \"200ms\" or \"50us\""
+            ))
+        })
     }
 }
 
@@ -65,7 +68,14 @@ mod tests {
 
     #[test]
     fn durations_are_read() {
-        for (text, us) in [("2s", 2_000_000), ("1.5s", 1_500_000), ("200ms", 200_000), ("0.5ms", 500), ("50us", 50), ("0s", 0)] {
+        for (text, us) in [
+            ("2s", 2_000_000),
+            ("1.5s", 1_500_000),
+            ("200ms", 200_000),
+            ("0.5ms", 500),
+            ("50us", 50),
+            ("0s", 0),
+        ] {
             assert_eq!(Span::parse(text), Some(Span(Duration::from_micros(us))), "{text}");
         }
         for text in ["", "s", "5", "-1s", "1 s", "1m", "1e3s", "nans", "infs", "1.2.3s"] {

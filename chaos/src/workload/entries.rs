@@ -84,7 +84,8 @@ mod tests {
         let mut contents = BTreeSet::new();
         for number in 0..500 {
             let entry = entry("same key".into(), 16, &mut random);
-            contents.insert(sent(&entry).unwrap_or_else(|refusal| panic!("entry {number}: {refusal}")).content);
+            contents
+                .insert(sent(&entry).unwrap_or_else(|refusal| panic!("entry {number}: {refusal}")).content);
         }
         assert_eq!(contents.len(), 500);
     }

@@ -60,7 +60,8 @@ impl Remote {
             let places = addresses.len();
             addresses.rotate_left(first % places);
         }
-        let address_map: HashMap<u64, String> = seats.iter().map(|seat| (seat.id, seat.address.clone())).collect();
+        let address_map: HashMap<u64, String> =
+            seats.iter().map(|seat| (seat.id, seat.address.clone())).collect();
         let client = Client::connect(addresses, ClientOptions { address_map, ..options(timeout) })?;
         Ok(Self { seats: vec![("leader".to_owned(), client)], current: AtomicUsize::new(0), timeout })
     }
@@ -75,7 +76,12 @@ impl Remote {
 }
 
 fn options(timeout: Duration) -> ClientOptions {
-    ClientOptions { deadline: timeout, attempt_timeout: timeout, connect_timeout: timeout / 2, ..ClientOptions::default() }
+    ClientOptions {
+        deadline: timeout,
+        attempt_timeout: timeout,
+        connect_timeout: timeout / 2,
+        ..ClientOptions::default()
+    }
 }
 
 fn refused(reason: &str, message: impl Into<String>) -> Outcome {
@@ -109,10 +115,15 @@ impl Ledger for Remote {
             Ok(response) => response.receipts,
             Err(error) => return failed(&error),
         };
-        let complete = request.entries.iter().map(|entry| &entry.key).eq(receipts.iter().map(|receipt| &receipt.key));
+        let complete =
+            request.entries.iter().map(|entry| &entry.key).eq(receipts.iter().map(|receipt| &receipt.key));
         if !complete {
             // It claims success but does not say for what: the checker must not take that for an answer.
-            tracing::error!(sent = request.entries.len(), got = receipts.len(), "receipts that do not fit the request");
+            tracing::error!(
+                sent = request.entries.len(),
+                got = receipts.len(),
+                "receipts that do not fit the request"
+            );
             return unknown("the receipts do not fit the request");
         }
         let receipts = receipts

@@ -27,6 +27,8 @@ mod input;
 
 /// Full name of [`v1::Receipt`].
 const RECEIPT: &str = "tercet.v1.Receipt";
+/// Metadata of KEY_CONFLICT: `entry=seq` or `first..last=first..last`, with the numbers of the request's entries.
+const CONFLICTS: &str = "conflicts";
 
 /// Arguments of `tercet append`.
 #[derive(Debug, Args)]
@@ -181,7 +183,11 @@ fn to_failure(error: ClientError, file: &str, batch: &Batch) -> Failure {
 /// The refusal with the line in place of the request's entry.
 fn in_file(refusal: &Refusal, file: &str, batch: &Batch) -> Option<String> {
     let (line, rest) = batch.line_of(&refusal.field)?;
-    let located = Refusal { field: rest.to_owned(), ..refusal.clone() };
+    let mut located =
+        Refusal { field: rest.to_owned(), message: batch.with_lines(&refusal.message), ..refusal.clone() };
+    if let Some(runs) = located.metadata.remove(CONFLICTS) {
+        located.metadata.insert("conflicting lines".to_owned(), batch.runs_with_lines(&runs));
+    }
     Some(format!("{file}:{line}: {}", describe_refusal(&located)))
 }
 
@@ -210,6 +216,16 @@ mod tests {
             failure.message,
             "day.ndjson:7: KEY_CONFLICT: key: known with other content (seq 9); nothing of its batch was appended"
         );
+    }
+
+    #[test]
+    fn conflicts_are_listed_by_line() {
+        let batch = Batch { entries: Vec::new(), lines: vec![4, 7] };
+        let refusal = Refusal::new(Reason::KeyConflict, "entries[0].key", "\"a\" (entries[0]) is seq 1")
+            .with("conflicts", "0..1=1..2");
+        let failure = to_failure(ClientError::Refused(refusal), "f", &batch);
+        let expected = "f:4: KEY_CONFLICT: key: \"a\" (line 4) is seq 1 (conflicting lines 4..7=1..2); ";
+        assert!(failure.message.starts_with(expected), "{failure}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::exit::Failure;
+use super::money::format_count;
 
 /// Writes data and a newline to standard output.
 ///
@@ -104,6 +105,11 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
+/// A number and what it counts, e.g. `1 entry`, `6,471 entries`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", format_count(count), if count == 1 { one } else { many })
+}
+
 /// Bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -173,6 +179,13 @@ mod tests {
         assert_eq!(utc(0), "1970-01-01T00:00:00Z");
         assert_eq!(utc(915_408_000_123_456), "1999-01-04T00:00:00.123456Z");
         assert_eq!(utc(i64::MAX), format!("{} us", i64::MAX));
+    }
+
+    #[test]
+    fn counts_agree_with_their_words() {
+        assert_eq!(counted(1, "entry", "entries"), "1 entry");
+        assert_eq!(counted(6_471, "entry", "entries"), "6,471 entries");
+        assert_eq!(counted(0, "entry", "entries"), "0 entries");
     }
 
     #[test]

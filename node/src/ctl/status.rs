@@ -14,7 +14,7 @@ use tercet_proto::v1;
 
 use super::connect::EndpointArgs;
 use super::exit::Failure;
-use super::output::{Column, print, printable, table};
+use super::output::{Column, counted, print, printable, table};
 
 /// Full name of [`v1::NodeStatus`].
 const NODE_STATUS: &str = "tercet.v1.NodeStatus";
@@ -82,7 +82,8 @@ pub(crate) fn describe(views: &[NodeView]) -> String {
     for &group in &groups {
         let line = match leader_of(views, group) {
             Some((name, status)) => {
-                let in_all = format!("{} journals, {} entries", status.journals, status.entries);
+                let journals = counted(status.journals, "journal", "journals");
+                let in_all = format!("{journals}, {}", counted(status.entries, "entry", "entries"));
                 format!("group {group}: led by {name} in term {}; {in_all}", status.term)
             }
             None => format!("group {group}: no node says that it leads"),
@@ -265,7 +266,7 @@ mod tests {
              a1    a     leader       3    20         20       19    0  up\n\
              b1    b     follower     3    17         17       16    3  up\n\
              c1    c     -            -     -          -        -    -  unreachable\n\
-             group 0: led by a1 in term 3; 1 journals, 6471 entries\n\
+             group 0: led by a1 in term 3; 1 journal, 6,471 entries\n\
              warning: c1: unreachable at 127.0.0.1:7201: connection refused"
         );
     }

@@ -19,8 +19,7 @@ use tokio::time::Instant;
 use self::chain::{Fault, Recomputed, key_of};
 use super::connect::{EndpointArgs, connect_to};
 use super::exit::{Exit, Failure};
-use super::money::format_count;
-use super::output::{hex, print, printable};
+use super::output::{counted, hex, print, printable};
 
 mod chain;
 
@@ -153,9 +152,9 @@ pub(crate) fn conclude(journal: &str, verdicts: &[Verdict], allow_unreachable: b
 pub(crate) fn describe(verdict: &Verdict) -> String {
     let found = match &verdict.finding {
         Finding::Verified { seq, chain_hash, balances } => format!(
-            "ok: {} entries, chain hash {chain_hash}, {} balances",
-            format_count(*seq),
-            format_count(*balances)
+            "ok: {}, chain hash {chain_hash}, {}",
+            counted(*seq, "entry", "entries"),
+            counted(*balances, "balance", "balances")
         ),
         Finding::Wrong(what) => format!("WRONG: {what}"),
         Finding::Lagging(what) => format!("lagging: {what}"),

@@ -133,7 +133,10 @@ pub fn to_record(entry: Entry, leader: u64) -> Result<LogRecord, CodecError> {
 /// # Errors
 /// An unknown tag, or a malformed membership.
 pub fn from_record(record: LogRecord) -> Result<Entry, CodecError> {
-    Ok(Entry { log_id: log_id(record.term, record.index), payload: join_payload(record.tag, record.payload)? })
+    Ok(Entry {
+        log_id: log_id(record.term, record.index),
+        payload: join_payload(record.tag, record.payload)?,
+    })
 }
 
 fn split_payload(payload: EntryPayload) -> Result<(u8, Bytes), CodecError> {

@@ -205,9 +205,8 @@ impl Gate {
         if leading.since.elapsed() < self.contact_lost_after {
             return Ok(());
         }
-        let fresh = |node: &u64| {
-            leading.contact.get(node).is_some_and(|at| at.elapsed() < self.contact_lost_after)
-        };
+        let fresh =
+            |node: &u64| leading.contact.get(node).is_some_and(|at| at.elapsed() < self.contact_lost_after);
         let in_contact = self
             .voters
             .iter()
@@ -227,7 +226,11 @@ impl Gate {
             .map(|voter| {
                 let matched = leading.acks.by_node().get(&voter.node_id).copied().unwrap_or(0);
                 let contact = leading.contact.get(&voter.node_id).map(Instant::elapsed);
-                (voter.node_id, matched, contact.or((voter.node_id == self.node_id).then_some(Duration::ZERO)))
+                (
+                    voter.node_id,
+                    matched,
+                    contact.or((voter.node_id == self.node_id).then_some(Duration::ZERO)),
+                )
             })
             .collect()
     }

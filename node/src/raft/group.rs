@@ -1,15 +1,16 @@
-//! One Raft group on this node: starts it, proposes to it, reads from it, answers its peers.
+//! One Raft group on this node: starts it, proposes to it, reads from it; `peer` answers the other nodes.
 //!
 //! Invariants: a linearizable read confirms leadership with a quorum (ReadIndex, never a lease); no read shows an index above
-//! the placement watermark; peer messages are checked before openraft sees them.
+//! the placement watermark.
+
+mod peer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use openraft::errors::RaftError;
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::RaftError;
 use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
@@ -19,17 +20,14 @@ use tercet_storage::index::Index;
 use tercet_storage::{LogError, SegmentLog};
 use tokio::sync::watch;
 
-use super::codec::{
-    CodecError, entry_from_wire, from_point, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
-};
+use super::codec::from_point;
 use super::gate::Gate;
 use super::log_store::LogStore;
 use super::network::NetworkFactory;
 use super::network::peers::Peers;
 use super::proposer::{Clock, Proposed, Proposer, forward_of};
-use super::snapshot::{Snapshot, decode_meta};
 use super::state_machine::{GroupState, StateMachine};
-use super::types::{LogId, Raft, TypeConfig, term_of};
+use super::types::{LogId, Raft, TypeConfig};
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError, PreparedCommand};
 use crate::placement::Voter;
@@ -157,7 +155,12 @@ impl Group {
     pub async fn start(params: GroupParams) -> Result<Arc<Self>, GroupError> {
         let group = params.group;
         let (flushed_tx, flushed) = watch::channel(0);
-        let state = GroupState::restore(group, params.index.clone(), params.log.clone(), flushed)
+        let (index, log) = (params.index.clone(), params.log.clone());
+        // A large checkpoint takes a while to read; the runtime goes on meanwhile.
+        let restored = tokio::task::spawn_blocking(move || GroupState::restore(group, index, log, flushed));
+        let state = restored
+            .await
+            .map_err(|error| GroupError::Raft { group, why: error.to_string() })?
             .map_err(|source| GroupError::State { group, source })?;
         let floor = state.ledger().city_watermark();
         let lost_after = Duration::from_millis(params.timing.election_max_ms.saturating_mul(3));
@@ -179,7 +182,15 @@ impl Group {
             .map_err(|error| raft_error(error.to_string()))?;
         let proposer = Proposer::start(params.node_id, raft.clone(), gate.clone(), params.clock.clone());
         let leadership = watch::Sender::new(Leadership::default());
-        let this = Arc::new(Self { params, raft, state, gate, proposer, leadership, leader_heard: Mutex::new(Instant::now()) });
+        let this = Arc::new(Self {
+            params,
+            raft,
+            state,
+            gate,
+            proposer,
+            leadership,
+            leader_heard: Mutex::new(Instant::now()),
+        });
         this.clone().follow_leadership();
         Ok(this)
     }
@@ -265,7 +276,9 @@ impl Group {
     /// # Errors
     /// PLACEMENT_UNREACHABLE, with what is missing.
     pub fn ensure_reachable(&self) -> Result<(), Refusal> {
-        self.gate.reachable().map_err(|why| Refusal::new(Reason::PlacementUnreachable, "durability_class", why))
+        self.gate
+            .reachable()
+            .map_err(|why| Refusal::new(Reason::PlacementUnreachable, "durability_class", why))
     }
 
     /// The payload of a proposal, from the log; none if the log does not hold it.
@@ -273,7 +286,8 @@ impl Group {
     /// # Errors
     /// The log cannot be read.
     pub fn proposal_bytes(&self, index: u64) -> Result<Option<bytes::Bytes>, LogError> {
-        let mut records = self.params.log.read(self.params.group, index..index.saturating_add(1), usize::MAX)?;
+        let mut records =
+            self.params.log.read(self.params.group, index..index.saturating_add(1), usize::MAX)?;
         Ok(records.pop().filter(|record| record.index == index).map(|record| record.payload))
     }
 
@@ -452,88 +466,6 @@ impl Group {
             voter_ids: metrics.membership_config.membership().voter_ids().collect(),
             message,
         }
-    }
-
-    /// Answers an append request of a leader.
-    ///
-    /// # Errors
-    /// The message cannot be decoded.
-    pub async fn handle_append(&self, request: v1::PeerAppendRequest) -> Result<v1::PeerAppendResponse, CodecError> {
-        use v1::peer_append_response::Result as Answer;
-        let vote = vote_from_wire(request.vote)?;
-        let prev = log_id_from_wire(request.prev);
-        let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
-        let entries = entries?;
-        let last = entries.last().map(|entry| entry.log_id).or(prev);
-        let rpc = AppendEntriesRequest {
-            vote,
-            prev_log_id: prev,
-            entries,
-            leader_commit: log_id_from_wire(request.committed),
-        };
-        let answer = match self.raft.append_entries(rpc).await {
-            Ok(response) => match response.into_stream_result(prev, last) {
-                Ok(matched) => {
-                    *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                    self.gate.learn(request.city_watermark);
-                    Answer::Matched(v1::PeerMatched { log_id: log_id_to_wire(matched.as_ref()) })
-                }
-                Err(openraft::raft::StreamAppendError::Conflict(at)) => {
-                    Answer::Conflict(v1::PeerLogId { term: term_of(&at), index: at.index })
-                }
-                Err(openraft::raft::StreamAppendError::HigherVote(vote)) => {
-                    Answer::HigherVote(vote_to_wire(&vote))
-                }
-            },
-            Err(error) => Answer::Fatal(error.to_string()),
-        };
-        Ok(v1::PeerAppendResponse { header: None, result: Some(answer) })
-    }
-
-    /// Answers a vote or pre-vote.
-    ///
-    /// # Errors
-    /// The message cannot be decoded, or Raft has stopped.
-    pub async fn handle_vote(&self, request: v1::PeerVoteRequest, pre_vote: bool) -> Result<v1::PeerVoteResponse, String> {
-        let vote = vote_from_wire(request.vote).map_err(|error| error.to_string())?;
-        let mut rpc = VoteRequest::new(vote, log_id_from_wire(request.last));
-        rpc.leadership_transfer = request.leadership_transfer;
-        let answered = if pre_vote { self.raft.pre_vote(rpc).await } else { self.raft.vote(rpc).await };
-        let response = answered.map_err(|error| error.to_string())?;
-        Ok(v1::PeerVoteResponse {
-            header: None,
-            vote: Some(vote_to_wire(&response.vote)),
-            granted: response.vote_granted,
-            last: log_id_to_wire(response.last_log_id.as_ref()),
-        })
-    }
-
-    /// Answers a leader transfer; an empty string means accepted.
-    ///
-    /// # Errors
-    /// The message cannot be decoded, or Raft has stopped.
-    pub async fn handle_transfer(&self, request: v1::PeerTransferRequest) -> Result<String, String> {
-        let from = vote_from_wire(request.from_leader).map_err(|error| error.to_string())?;
-        let rpc = TransferLeaderRequest::new(from, request.to_node, log_id_from_wire(request.last));
-        let answer = self.raft.handle_transfer_leader(rpc).await.map_err(|error| error.to_string())?;
-        Ok(answer.err().map(|refused| refused.to_string()).unwrap_or_default())
-    }
-
-    /// Installs a snapshot that has arrived whole.
-    ///
-    /// # Errors
-    /// The message cannot be decoded, or Raft has stopped.
-    pub async fn handle_snapshot(
-        &self,
-        vote: Option<v1::PeerVote>,
-        meta: &[u8],
-        data: bytes::Bytes,
-    ) -> Result<v1::PeerSnapshotResponse, String> {
-        let vote = vote_from_wire(vote).map_err(|error| error.to_string())?;
-        let meta = decode_meta(meta).map_err(|error| error.to_string())?;
-        let snapshot = Snapshot { meta, snapshot: data };
-        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
-        Ok(v1::PeerSnapshotResponse { header: None, vote: Some(vote_to_wire(&answer.vote)) })
     }
 }
 

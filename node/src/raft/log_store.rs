@@ -161,6 +161,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let kept = last_log_id.as_ref().map(to_point);
+        let last = self.log.state(self.group).last;
+        if last.is_none_or(|last| kept.is_some_and(|kept| kept.index >= last.index)) {
+            return Ok(());
+        }
         durable(|done| self.log.truncate_after(self.group, kept, done)).await
     }
 

@@ -130,9 +130,8 @@ impl Network {
             leadership_transfer: rpc.leadership_transfer,
         };
         let mut client = self.peers.client(self.target).map_err(unreachable)?;
-        let asked = async {
-            if pre_vote { client.pre_vote(request).await } else { client.vote(request).await }
-        };
+        let asked =
+            async { if pre_vote { client.pre_vote(request).await } else { client.vote(request).await } };
         let answer = tokio::time::timeout(Self::unary_timeout(&option), asked)
             .await
             .map_err(|_| unreachable("vote request timed out"))?
@@ -267,12 +266,11 @@ impl openraft::network::NetTransferLeader<TypeConfig> for Network {
             last: log_id_to_wire(req.last_log_id()),
         };
         let mut client = self.peers.client(self.target).map_err(unreachable)?;
-        let answer =
-            tokio::time::timeout(Self::unary_timeout(&option), client.transfer_leader(request))
-                .await
-                .map_err(|_| unreachable("leader transfer timed out"))?
-                .map_err(unreachable)?
-                .into_inner();
+        let answer = tokio::time::timeout(Self::unary_timeout(&option), client.transfer_leader(request))
+            .await
+            .map_err(|_| unreachable("leader transfer timed out"))?
+            .map_err(unreachable)?
+            .into_inner();
         if answer.refused.is_empty() {
             return Ok(Ok(()));
         }

@@ -166,13 +166,7 @@ fn lease_expired(forward: &ForwardToLeader<TypeConfig>) -> bool {
 }
 
 /// Gives each request's outcome to the gate.
-fn hand_over(
-    gate: &Gate,
-    term: u64,
-    index: u64,
-    applied: Applied,
-    replies: Vec<oneshot::Sender<Proposed>>,
-) {
+fn hand_over(gate: &Gate, term: u64, index: u64, applied: Applied, replies: Vec<oneshot::Sender<Proposed>>) {
     let pairs: Vec<_> = applied.outcomes.into_iter().zip(replies).collect();
     gate.hold(
         term,
@@ -183,9 +177,9 @@ fn hand_over(
                     Release::Placed(attestation) => {
                         Proposed::Done { outcome, attestation: attestation.clone() }
                     }
-                    Release::Demoted => {
-                        Proposed::Unknown("leadership was lost before the entry was known to be placed".into())
-                    }
+                    Release::Demoted => Proposed::Unknown(
+                        "leadership was lost before the entry was known to be placed".into(),
+                    ),
                 };
                 // A client that has gone does not hear of it; its key finds the entry.
                 drop(reply.send(proposed));

@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn meta_round_trips() {
-        let meta = SnapshotMeta { last_log_id: Some(log_id(3, 7)), last_membership: StoredMembership::default() };
+        let meta =
+            SnapshotMeta { last_log_id: Some(log_id(3, 7)), last_membership: StoredMembership::default() };
         let bytes = encode_meta(&meta).unwrap();
         assert_eq!(decode_meta(&bytes).unwrap(), meta);
         assert!(decode_meta(&bytes[..9]).is_err());

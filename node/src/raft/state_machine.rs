@@ -90,6 +90,12 @@ impl GroupState {
         self.membership.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The index, to see whether anything still uses it.
+    #[must_use]
+    pub fn index_handle(&self) -> Arc<Index> {
+        self.index.clone()
+    }
+
     /// The applied index, followed.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
@@ -124,11 +130,12 @@ impl GroupState {
     /// Blocks until the log is flushed through `index`, or has failed or stopped.
     fn wait_flushed(&self, index: u64) -> io::Result<()> {
         let mut flushed = self.flushed.clone();
-        let durable = |state: tercet_storage::GroupState| {
-            state.durable_last.is_some_and(|p| p.index >= index)
-                || state.purged.is_some_and(|p| p.index >= index)
+        // What the log does not hold (a snapshot's state) has no flush to wait for.
+        let pending = |state: tercet_storage::GroupState| {
+            state.last.is_some_and(|last| last.index >= index)
+                && state.durable_last.is_none_or(|durable| durable.index < index)
         };
-        while !durable(self.log.state(self.group)) {
+        while pending(self.log.state(self.group)) {
             if let Some(error) = self.log.failure() {
                 return Err(io::Error::other(error));
             }
@@ -170,7 +177,8 @@ impl GroupState {
 
     fn install(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
         let _one = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut writes: std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>> = std::collections::BTreeMap::new();
+        let mut writes: std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>> =
+            std::collections::BTreeMap::new();
         self.index
             .scan_prefix(&Ledger::key_prefix(self.group), &mut |key, _| {
                 writes.insert(key.to_vec(), None);
@@ -183,7 +191,8 @@ impl GroupState {
         let membership = encode_stored_membership(&meta.last_membership).map_err(invalid)?;
         writes.insert(membership_key(self.group), Some(membership));
         self.index.commit(writes.into_iter().collect()).map_err(io::Error::other)?;
-        let restored = Ledger::restore(self.group, Arc::new(SledKeys(self.index.clone()))).map_err(invalid)?;
+        let restored =
+            Ledger::restore(self.group, Arc::new(SledKeys(self.index.clone()))).map_err(invalid)?;
         let applied = restored.applied().map_or(0, |(_, index)| index);
         *self.ledger_mut() = restored;
         *self.membership() = meta.last_membership.clone();
@@ -196,9 +205,11 @@ impl GroupState {
     fn apply_entry(&self, id: &LogId, payload: EntryPayload<Proposal, u64, ()>) -> io::Result<Applied> {
         let (term, index) = (term_of(id), id.index);
         match payload {
-            EntryPayload::Normal(Proposal(bytes)) => {
-                self.ledger_mut().apply(term, index, &bytes).map(|outcomes| Applied { outcomes }).map_err(invalid)
-            }
+            EntryPayload::Normal(Proposal(bytes)) => self
+                .ledger_mut()
+                .apply(term, index, &bytes)
+                .map(|outcomes| Applied { outcomes })
+                .map_err(invalid),
             EntryPayload::Blank => {
                 self.ledger_mut().apply_other(term, index).map_err(invalid)?;
                 Ok(Applied::default())
@@ -281,7 +292,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder(self.state.clone())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         self.state.install(meta, &snapshot)
     }
 

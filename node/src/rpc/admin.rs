@@ -38,7 +38,10 @@ impl Admin for AdminService {
         Ok(Response::new(self.node.status()))
     }
 
-    async fn get_topology(&self, _: Request<v1::GetTopologyRequest>) -> Result<Response<v1::TopologyInfo>, Status> {
+    async fn get_topology(
+        &self,
+        _: Request<v1::GetTopologyRequest>,
+    ) -> Result<Response<v1::TopologyInfo>, Status> {
         Ok(Response::new(self.node.topology.to_info()))
     }
 
@@ -49,7 +52,8 @@ impl Admin for AdminService {
         _: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         // A watcher that is too slow misses events; it is told by the gap in time, not by an error.
-        let events = BroadcastStream::new(self.node.events.subscribe()).filter_map(|event| async { event.ok().map(Ok) });
+        let events = BroadcastStream::new(self.node.events.subscribe())
+            .filter_map(|event| async { event.ok().map(Ok) });
         let mut stopping = self.node.stopping.clone();
         let stop = async move {
             let _ = stopping.wait_for(|stop| *stop).await;
@@ -68,7 +72,11 @@ impl Admin for AdminService {
         })?;
         if !group.is_leader() {
             let leader = self.node.name_of(group.leader().unwrap_or(0));
-            let who = if leader.is_empty() { "nobody leads now".to_owned() } else { format!("ask the leader, {leader}") };
+            let who = if leader.is_empty() {
+                "nobody leads now".to_owned()
+            } else {
+                format!("ask the leader, {leader}")
+            };
             let why = format!("this node does not lead group {}: {who}", request.group);
             let status = refuse(Refusal::new(Reason::NoLeader, "", why).with("leader", leader));
             return answer(&self.node, group, Err(status));

@@ -23,7 +23,11 @@ use crate::reader::{Reader, journal_not_found};
 ///
 /// # Errors
 /// The refusal as a status.
-pub async fn append(node: &Node, caller: Caller, request: v1::AppendRequest) -> Result<v1::AppendResponse, Status> {
+pub async fn append(
+    node: &Node,
+    caller: Caller,
+    request: v1::AppendRequest,
+) -> Result<v1::AppendResponse, Status> {
     let started = std::time::Instant::now();
     let result = admitted_append(node, caller, request).await;
     let outcome = match &result {
@@ -77,9 +81,11 @@ async fn append_here(
 fn not_done<T>(proposed: Proposed) -> Local<T> {
     match proposed {
         Proposed::Done { outcome: Outcome::Refused(refusal), .. } => Local::Refused(refusal),
-        Proposed::Done { outcome, .. } => {
-            Local::Refused(Refusal::new(Reason::Internal, "", format!("an outcome of another kind: {outcome:?}")))
-        }
+        Proposed::Done { outcome, .. } => Local::Refused(Refusal::new(
+            Reason::Internal,
+            "",
+            format!("an outcome of another kind: {outcome:?}"),
+        )),
         Proposed::NotLeader(_) => Local::NotLeader,
         Proposed::Unknown(why) => Local::Refused(Refusal::new(
             Reason::OutcomeUnknown,
@@ -135,7 +141,11 @@ fn receipts(
 ///
 /// # Errors
 /// JOURNAL_NOT_FOUND, or what the leader of group 0 said.
-pub async fn group_of_journal<'a>(node: &'a Node, caller: Caller, journal: &str) -> Result<&'a Arc<Group>, Status> {
+pub async fn group_of_journal<'a>(
+    node: &'a Node,
+    caller: Caller,
+    journal: &str,
+) -> Result<&'a Arc<Group>, Status> {
     let zero = node.group_zero();
     if node.groups.len() == 1 {
         return Ok(zero);
@@ -144,7 +154,8 @@ pub async fn group_of_journal<'a>(node: &'a Node, caller: Caller, journal: &str)
     if let Some(group) = known() {
         return node.group(group).map_err(refuse);
     }
-    let request = v1::GetJournalRequest { name: journal.to_owned(), consistency: v1::Consistency::Linearizable.into() };
+    let request =
+        v1::GetJournalRequest { name: journal.to_owned(), consistency: v1::Consistency::Linearizable.into() };
     let local = || async {
         match zero.linearizable_point(REQUEST_TIMEOUT).await {
             Ok(_) => known().map_or_else(|| Local::Refused(journal_not_found(journal)), Local::Done),
@@ -152,10 +163,11 @@ pub async fn group_of_journal<'a>(node: &'a Node, caller: Caller, journal: &str)
             Err(NoReadPoint::Refused(refusal)) => Local::Refused(refusal),
         }
     };
-    let group = route(node, zero, caller.hops, Effect::Reads, &request, local, |mut client, message| async move {
-        client.get_journal(message).await.map(|found| Response::new(found.into_inner().group))
-    })
-    .await?;
+    let group =
+        route(node, zero, caller.hops, Effect::Reads, &request, local, |mut client, message| async move {
+            client.get_journal(message).await.map(|found| Response::new(found.into_inner().group))
+        })
+        .await?;
     node.group(group).map_err(refuse)
 }
 
@@ -203,12 +215,12 @@ async fn create_here(group: &Group, name: &str, create: Arc<PreparedCommand>) ->
         return Local::Refused(refusal);
     }
     match group.propose(create).await {
-        Proposed::Done { outcome: Outcome::JournalCreated { .. } | Outcome::JournalExisted { .. }, .. } => {
-            match group.state().ledger().journal(name) {
-                Some(journal) => Local::Done(journal.to_proto(journal.head())),
-                None => Local::Refused(journal_not_found(name)),
-            }
-        }
+        Proposed::Done {
+            outcome: Outcome::JournalCreated { .. } | Outcome::JournalExisted { .. }, ..
+        } => match group.state().ledger().journal(name) {
+            Some(journal) => Local::Done(journal.to_proto(journal.head())),
+            None => Local::Refused(journal_not_found(name)),
+        },
         other => not_done(other),
     }
 }

@@ -35,7 +35,8 @@ impl LedgerService {
     /// An answer about `journal`, with the leader of its group on it.
     fn answer<T>(&self, journal: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
         let zero = self.node.group_zero();
-        let mapped = zero.state().ledger().mapped_group(journal).and_then(|group| self.node.group(group).ok());
+        let mapped =
+            zero.state().ledger().mapped_group(journal).and_then(|group| self.node.group(group).ok());
         answer(&self.node, mapped.unwrap_or(zero), result)
     }
 }
@@ -43,20 +44,28 @@ impl LedgerService {
 fn as_message(status: &Status) -> v1::Refusal {
     match Refusal::from_status(status) {
         Some(refusal) => refusal.into_message(),
-        None => v1::Refusal { code: status.code().into(), message: status.message().into(), ..Default::default() },
+        None => {
+            v1::Refusal { code: status.code().into(), message: status.message().into(), ..Default::default() }
+        }
     }
 }
 
 #[tonic::async_trait]
 impl Ledger for LedgerService {
-    async fn create_journal(&self, request: Request<v1::CreateJournalRequest>) -> Result<Response<v1::Journal>, Status> {
+    async fn create_journal(
+        &self,
+        request: Request<v1::CreateJournalRequest>,
+    ) -> Result<Response<v1::Journal>, Status> {
         let caller = Caller::of(&request, self.from_peers);
         let request = request.into_inner();
         let journal = request.name.clone();
         self.answer(&journal, create_journal(&self.node, caller, request).await)
     }
 
-    async fn get_journal(&self, request: Request<v1::GetJournalRequest>) -> Result<Response<v1::Journal>, Status> {
+    async fn get_journal(
+        &self,
+        request: Request<v1::GetJournalRequest>,
+    ) -> Result<Response<v1::Journal>, Status> {
         let caller = Caller::of(&request, self.from_peers);
         let request = request.into_inner();
         let journal = request.name.clone();
@@ -71,7 +80,10 @@ impl Ledger for LedgerService {
         self.answer("", read::list_journals(&self.node, caller, request.into_inner()).await)
     }
 
-    async fn append(&self, request: Request<v1::AppendRequest>) -> Result<Response<v1::AppendResponse>, Status> {
+    async fn append(
+        &self,
+        request: Request<v1::AppendRequest>,
+    ) -> Result<Response<v1::AppendResponse>, Status> {
         let caller = Caller::of(&request, self.from_peers);
         let request = request.into_inner();
         let journal = request.journal.clone();
@@ -129,7 +141,10 @@ impl Ledger for LedgerService {
         self.answer(&journal, read::read(self.node.clone(), caller, request).await)
     }
 
-    async fn get_entry(&self, request: Request<v1::GetEntryRequest>) -> Result<Response<v1::StoredEntry>, Status> {
+    async fn get_entry(
+        &self,
+        request: Request<v1::GetEntryRequest>,
+    ) -> Result<Response<v1::StoredEntry>, Status> {
         let caller = Caller::of(&request, self.from_peers);
         let request = request.into_inner();
         let journal = request.journal.clone();

@@ -67,7 +67,10 @@ fn internal(why: impl std::fmt::Display) -> Status {
     refuse(Refusal::new(Reason::Internal, "", why.to_string()))
 }
 
-async fn answer_append(group: Arc<Group>, request: v1::PeerAppendRequest) -> Result<v1::PeerAppendResponse, Status> {
+async fn answer_append(
+    group: Arc<Group>,
+    request: v1::PeerAppendRequest,
+) -> Result<v1::PeerAppendResponse, Status> {
     group.handle_append(request).await.map_err(internal)
 }
 
@@ -129,13 +132,19 @@ impl Peer for PeerService {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn vote(&self, request: Request<v1::PeerVoteRequest>) -> Result<Response<v1::PeerVoteResponse>, Status> {
+    async fn vote(
+        &self,
+        request: Request<v1::PeerVoteRequest>,
+    ) -> Result<Response<v1::PeerVoteResponse>, Status> {
         let request = request.into_inner();
         let group = self.group(request.header.as_ref())?;
         group.handle_vote(request, false).await.map(Response::new).map_err(internal)
     }
 
-    async fn pre_vote(&self, request: Request<v1::PeerVoteRequest>) -> Result<Response<v1::PeerVoteResponse>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<v1::PeerVoteRequest>,
+    ) -> Result<Response<v1::PeerVoteResponse>, Status> {
         let request = request.into_inner();
         let group = self.group(request.header.as_ref())?;
         group.handle_vote(request, true).await.map(Response::new).map_err(internal)
@@ -168,7 +177,8 @@ impl Peer for PeerService {
             let kept = first.get_or_insert(chunk);
             if last {
                 let group = self.group(kept.header.as_ref())?;
-                let answer = group.handle_snapshot(kept.vote, &kept.meta, data.into()).await.map_err(internal)?;
+                let answer =
+                    group.handle_snapshot(kept.vote, &kept.meta, data.into()).await.map_err(internal)?;
                 return Ok(Response::new(answer));
             }
         }

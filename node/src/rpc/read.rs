@@ -45,7 +45,11 @@ pub fn consistency(value: i32) -> Result<v1::Consistency, Refusal> {
 /// The point of the log up to which a local read may show.
 fn local_point(node: &Node, group: &Group) -> Result<u64, Refusal> {
     if !*node.recovered.borrow() {
-        return Err(Refusal::new(Reason::Recovering, "", "this node has just started and may lag behind what it once showed"));
+        return Err(Refusal::new(
+            Reason::Recovering,
+            "",
+            "this node has just started and may lag behind what it once showed",
+        ));
     }
     Ok(group.visible())
 }
@@ -98,7 +102,11 @@ fn internal(why: impl std::fmt::Display) -> Refusal {
 ///
 /// # Errors
 /// The refusal as a status.
-pub async fn get_journal(node: &Node, caller: Caller, request: v1::GetJournalRequest) -> Result<v1::Journal, Status> {
+pub async fn get_journal(
+    node: &Node,
+    caller: Caller,
+    request: v1::GetJournalRequest,
+) -> Result<v1::Journal, Status> {
     let wanted = consistency(request.consistency).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.name).await?;
     let show = |point| show_journal(group, &request.name, point);
@@ -112,7 +120,11 @@ pub async fn get_journal(node: &Node, caller: Caller, request: v1::GetJournalReq
 ///
 /// # Errors
 /// The refusal as a status.
-pub async fn get_entry(node: &Node, caller: Caller, request: v1::GetEntryRequest) -> Result<v1::StoredEntry, Status> {
+pub async fn get_entry(
+    node: &Node,
+    caller: Caller,
+    request: v1::GetEntryRequest,
+) -> Result<v1::StoredEntry, Status> {
     use v1::get_entry_request::By;
     let wanted = consistency(request.consistency).map_err(refuse)?;
     let by = request
@@ -169,7 +181,8 @@ pub async fn list_journals(
     request: v1::ListJournalsRequest,
 ) -> Result<v1::ListJournalsResponse, Status> {
     let wanted = consistency(request.consistency).map_err(refuse)?;
-    let size = page_size(request.page_size, limits::DEFAULT_JOURNAL_PAGE, limits::MAX_JOURNAL_PAGE).map_err(refuse)?;
+    let size = page_size(request.page_size, limits::DEFAULT_JOURNAL_PAGE, limits::MAX_JOURNAL_PAGE)
+        .map_err(refuse)?;
     let after = request.page_token.clone();
     let zero = node.group_zero();
     let show = |point: u64| {
@@ -240,7 +253,8 @@ pub async fn get_balances(
     request: v1::GetBalancesRequest,
 ) -> Result<v1::GetBalancesResponse, Status> {
     let wanted = consistency(request.consistency).map_err(refuse)?;
-    let size = page_size(request.page_size, limits::DEFAULT_BALANCE_PAGE, limits::MAX_BALANCE_PAGE).map_err(refuse)?;
+    let size = page_size(request.page_size, limits::DEFAULT_BALANCE_PAGE, limits::MAX_BALANCE_PAGE)
+        .map_err(refuse)?;
     let after = parse_balance_token(&request.page_token).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.journal).await?;
     // The page and the index that it is true for are taken together; the answer waits until that index is placed.
@@ -258,7 +272,8 @@ pub async fn get_balances(
         let as_of_seq = journal.head().seq;
         Ok((applied, v1::GetBalancesResponse { balances: rows, next_page_token, as_of_seq }))
     };
-    let forward = |mut client: tercet_proto::v1::ledger_client::LedgerClient<tonic::transport::Channel>, message| async move {
+    let forward = |mut client: tercet_proto::v1::ledger_client::LedgerClient<tonic::transport::Channel>,
+                   message| async move {
         let response = client.get_balances(message).await?;
         Ok(tonic::Response::new((0, response.into_inner())))
     };
@@ -269,7 +284,8 @@ pub async fn get_balances(
 
 /// The head of a journal that is certain to include everything acknowledged before the call.
 async fn linearizable_head(node: &Node, caller: Caller, journal: &str) -> Result<u64, Status> {
-    let request = v1::GetJournalRequest { name: journal.to_owned(), consistency: v1::Consistency::Linearizable.into() };
+    let request =
+        v1::GetJournalRequest { name: journal.to_owned(), consistency: v1::Consistency::Linearizable.into() };
     Ok(get_journal(node, caller, request).await?.head.map_or(0, |head| head.seq))
 }
 
@@ -290,7 +306,8 @@ pub async fn read(node: Arc<Node>, caller: Caller, request: v1::ReadRequest) -> 
         head
     } else {
         let point = local_point(&node, &group).map_err(refuse)?;
-        let head = group.state().ledger().head_at(&request.journal, point).map_err(|e| refuse(internal(e)))?;
+        let head =
+            group.state().ledger().head_at(&request.journal, point).map_err(|e| refuse(internal(e)))?;
         head.ok_or_else(|| refuse(journal_not_found(&request.journal)))?.seq
     };
     let to = if request.to_seq == 0 { head } else { request.to_seq.min(head) };
@@ -312,9 +329,9 @@ async fn wait_for_seq(group: &Group, journal: &str, seq: u64) -> Result<(), Stat
             group.wait_visible_above(visible).await;
         }
     };
-    tokio::time::timeout(REQUEST_TIMEOUT, reached)
-        .await
-        .unwrap_or_else(|_| Err(refuse(Refusal::new(Reason::Recovering, "", "this node lags behind the leader"))))
+    tokio::time::timeout(REQUEST_TIMEOUT, reached).await.unwrap_or_else(|_| {
+        Err(refuse(Refusal::new(Reason::Recovering, "", "this node lags behind the leader")))
+    })
 }
 
 /// Sends `from..=to`; false when the reader has gone or an error was sent.

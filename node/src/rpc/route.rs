@@ -100,7 +100,8 @@ where
                     Ok(Ok(response)) => return Ok(response.into_inner()),
                     Ok(Err(status)) if try_elsewhere(&status) => {
                         maybe_proposed |= effect == Effect::Writes && is_transport(&status);
-                        last_seen = format!("node {} does not answer: {}", node.name_of(leader), status.message());
+                        last_seen =
+                            format!("node {} does not answer: {}", node.name_of(leader), status.message());
                     }
                     Ok(Err(status)) => return Err(status),
                     Err(_) => maybe_proposed |= effect == Effect::Writes,
@@ -116,7 +117,9 @@ where
         Refusal::new(
             Reason::OutcomeUnknown,
             "",
-            format!("no answer in time ({last_seen}); it may have been carried out: send it again with the same keys"),
+            format!(
+                "no answer in time ({last_seen}); it may have been carried out: send it again with the same keys"
+            ),
         )
     } else {
         Refusal::new(Reason::NoLeader, "", format!("{last_seen}; nothing was carried out"))

@@ -153,7 +153,10 @@ pub fn payment(key: &str, amount: i64) -> v1::Entry {
         key: key.into(),
         kind: v1::entry::Kind::Payment.into(),
         business_date: "2026-01-05".into(),
-        postings: vec![posting("甲银行", v1::posting::Side::Debit), posting("BANK-B", v1::posting::Side::Credit)],
+        postings: vec![
+            posting("甲银行", v1::posting::Side::Debit),
+            posting("BANK-B", v1::posting::Side::Credit),
+        ],
         references: None,
         payload: bytes::Bytes::from_static(b"test"),
     }

@@ -111,7 +111,8 @@ impl Directory {
     }
 
     fn names(&self) -> Result<Vec<String>, DiskError> {
-        let entries = fs::read_dir(&self.path).map_err(|error| DiskError::io("list", show(&self.path), &error))?;
+        let entries =
+            fs::read_dir(&self.path).map_err(|error| DiskError::io("list", show(&self.path), &error))?;
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|error| DiskError::io("list", show(&self.path), &error))?;
@@ -209,8 +210,8 @@ impl Directory {
 
     /// Writes zeros over the whole length, so that no later write has to change an extent, and fsyncs.
     fn zero(&self, path: &Path, bytes: u64) -> Result<(), DiskError> {
-        let file =
-            open_for_writing(path, self.direct, true).map_err(|error| DiskError::io("create", show(path), &error))?;
+        let file = open_for_writing(path, self.direct, true)
+            .map_err(|error| DiskError::io("create", show(path), &error))?;
         file.set_len(bytes).map_err(|error| DiskError::io("set length of", show(path), &error))?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // Not every file system can: the zeros below allocate as well.
@@ -236,7 +237,9 @@ impl Directory {
         let removed = fs::remove_file(&path);
         self.forget(segment);
         match removed {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(DiskError::io("remove", show(&path), &error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(DiskError::io("remove", show(&path), &error))
+            }
             _ => self.sync_directory(),
         }
     }
@@ -245,9 +248,7 @@ impl Directory {
     pub(super) fn sync(&self, segment: u32) -> Result<(), DiskError> {
         self.writable()?;
         let open = self.segment(segment)?;
-        open.write
-            .sync_data()
-            .map_err(|error| DiskError::io("fdatasync", segment_name(segment), &error))
+        open.write.sync_data().map_err(|error| DiskError::io("fdatasync", segment_name(segment), &error))
     }
 
     /// See [`super::Disk::read_at`].
@@ -319,7 +320,9 @@ mod tests {
     fn names_read_back_and_strange_ones_are_left_alone() {
         assert_eq!(parse_name(&segment_name(42)), Some(42));
         assert_eq!(parse_name(&segment_name(u32::MAX)), Some(u32::MAX));
-        for strange in ["STORE", "1.seg", "+000002a.seg", "0000002A.seg", "0000002a.seg.tmp", "create-0000002a.tmp"] {
+        for strange in
+            ["STORE", "1.seg", "+000002a.seg", "0000002A.seg", "0000002a.seg.tmp", "create-0000002a.tmp"]
+        {
             assert_eq!(parse_name(strange), None, "{strange}");
         }
     }

@@ -44,7 +44,9 @@ impl PortableDisk {
         let writer = std::thread::Builder::new()
             .name("log-disk".to_owned())
             .spawn(move || theirs.write_until_stopped())
-            .map_err(|error| DiskError::io("start the writing thread of", dir.display().to_string(), &error))?;
+            .map_err(|error| {
+                DiskError::io("start the writing thread of", dir.display().to_string(), &error)
+            })?;
         Ok(PortableDisk { shared, writer: Some(writer) })
     }
 
@@ -103,8 +105,7 @@ impl Shared {
         }
         for segment in written {
             if let Err(error) = self.directory.sync(segment) {
-                for (completion, _) in
-                    completions.iter_mut().zip(&segments).filter(|(_, of)| **of == segment)
+                for (completion, _) in completions.iter_mut().zip(&segments).filter(|(_, of)| **of == segment)
                 {
                     completion.result = Err(error.clone());
                 }
@@ -117,7 +118,10 @@ impl Shared {
 impl Disk for PortableDisk {
     fn description(&self) -> String {
         let how = if self.shared.directory.is_direct() { "O_DIRECT" } else { "buffered" };
-        format!("portable: {how} pwrite and fdatasync on a thread, {}", self.shared.directory.path().display())
+        format!(
+            "portable: {how} pwrite and fdatasync on a thread, {}",
+            self.shared.directory.path().display()
+        )
     }
 
     fn segments(&self) -> Result<Vec<SegmentFile>, DiskError> {

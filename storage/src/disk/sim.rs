@@ -336,7 +336,11 @@ impl Disk for SimDisk {
             message: "unexpected end of file".to_owned(),
         })?;
         let blocks = from / BLOCK_BYTES..to.div_ceil(BLOCK_BYTES);
-        if state.unreadable.iter().any(|(number, block)| *number == segment && blocks.contains(&(*block as usize))) {
+        if state
+            .unreadable
+            .iter()
+            .any(|(number, block)| *number == segment && blocks.contains(&(*block as usize)))
+        {
             let error = std::io::Error::from_raw_os_error(Errno::IO.raw_os_error());
             return Err(DiskError::io("read", format!("segment {segment}"), &error));
         }

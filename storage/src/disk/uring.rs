@@ -86,17 +86,19 @@ fn new_ring() -> Result<IoUring, DiskError> {
     ring.submitter()
         .register_probe(&mut probe)
         .map_err(|error| unavailable(format!("its operations cannot be listed: {error}")))?;
-    for (name, code) in [
-        ("WRITE", opcode::Write::CODE),
-        ("READ", opcode::Read::CODE),
-        ("FSYNC", opcode::Fsync::CODE),
-    ] {
+    for (name, code) in
+        [("WRITE", opcode::Write::CODE), ("READ", opcode::Read::CODE), ("FSYNC", opcode::Fsync::CODE)]
+    {
         if !probe.is_supported(code) {
-            return Err(unavailable(format!("the kernel lacks its operation {name}; Linux 5.11 or newer has it")));
+            return Err(unavailable(format!(
+                "the kernel lacks its operation {name}; Linux 5.11 or newer has it"
+            )));
         }
     }
     if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
-        return Err(unavailable("the kernel's io_uring is too old; Linux 5.11 or newer is needed".to_owned()));
+        return Err(unavailable(
+            "the kernel's io_uring is too old; Linux 5.11 or newer is needed".to_owned(),
+        ));
     }
     Ok(ring)
 }
@@ -106,8 +108,9 @@ impl UringDisk {
     pub fn open(dir: &Path) -> Result<UringDisk, DiskError> {
         let ring = new_ring()?;
         let directory = Directory::open(dir, true)?;
-        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
-            .map_err(|error| DiskError::io("make an eventfd for", dir.display().to_string(), &error.into()))?;
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| {
+            DiskError::io("make an eventfd for", dir.display().to_string(), &error.into())
+        })?;
         let ring = Ring { ring, pending: HashMap::new(), counter: Box::new([0; 8]), armed: false };
         Ok(UringDisk { directory, wake, ring: Mutex::new(ring) })
     }
@@ -123,7 +126,9 @@ impl Ring {
         if self.armed {
             return Ok(());
         }
-        let read = opcode::Read::new(types::Fd(wake.as_raw_fd()), self.counter.as_mut_ptr(), 8).build().user_data(WAKE);
+        let read = opcode::Read::new(types::Fd(wake.as_raw_fd()), self.counter.as_mut_ptr(), 8)
+            .build()
+            .user_data(WAKE);
         // SAFETY: `counter` is on the heap and owned by this ring, which is not freed before the read has completed
         // (see `Drop`); the eventfd is owned by the same disk. `armed` keeps a second read from sharing the memory.
         unsafe { self.push(&[read]) }?;
@@ -172,7 +177,8 @@ impl Ring {
                 .user_data(token * 2),
             opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(token * 2 + 1),
         ];
-        let pending = Pending { segment: write.segment, file, buffer: write.buffer, write: None, fsync: None };
+        let pending =
+            Pending { segment: write.segment, file, buffer: write.buffer, write: None, fsync: None };
         self.pending.insert(token, pending);
         // SAFETY: `pending` now owns the buffer, whose storage does not move with it, and the open file; both stay there
         // until both completions have been taken (`settle`), or for ever.

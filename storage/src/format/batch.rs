@@ -20,7 +20,12 @@ pub fn payload_start(records: usize) -> usize {
 
 /// Writes a batch into `target`, which must be exactly [`batch_bytes`] long. The rows' offsets, lengths and CRCs have been
 /// set by the caller; their zero sectors and the header's table CRC are set here. Gives the header's CRC.
-pub fn encode_batch(header: &mut BatchHeader, rows: &mut [Row], payloads: &[Bytes], target: &mut [u8]) -> u32 {
+pub fn encode_batch(
+    header: &mut BatchHeader,
+    rows: &mut [Row],
+    payloads: &[Bytes],
+    target: &mut [u8],
+) -> u32 {
     let start = payload_start(rows.len());
     let mut at = start;
     for (row, payload) in rows.iter_mut().zip(payloads) {
@@ -119,5 +124,5 @@ pub fn read_batch(header: &BatchHeader, bytes: &[u8]) -> BatchBody {
 /// No sector of a table is ever wholly zero: rows are shorter than a sector and their kind is never 0.
 fn table_has_unwritten_sectors(bytes: &[u8], end: usize) -> bool {
     let sectors = end.div_ceil(SECTOR_BYTES);
-    bytes.chunks(SECTOR_BYTES).take(sectors).any(|sector| is_zero(sector))
+    bytes.chunks(SECTOR_BYTES).take(sectors).any(is_zero)
 }

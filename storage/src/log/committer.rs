@@ -17,41 +17,41 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::draft::Draft;
-use super::group::{Place, Released, Slot};
+use super::group::Released;
 use super::options::blocks_of;
 use super::shared::{Closing, Shared, State, VoteWork, Work};
 use crate::disk::{AlignedBuffer, Completion, DiskError, SegmentWrite, Wait};
 use crate::error::LogError;
 use crate::format::{
-    BLOCK_BYTES, BatchHeader, CheckpointState, CutRecord, Kind, Row, Tag, encode_batch, flags, payload_start,
+    BLOCK_BYTES, BatchHeader, CheckpointState, CutRecord, encode_batch, flags, payload_start,
 };
-use crate::types::{Done, GroupId, LogPoint};
+use crate::types::{Done, GroupId};
 
 /// Buffers kept for reuse: no more than this many, and none larger than twice the usual batch.
 const POOLED_BUFFERS: usize = 8;
 
 pub(crate) struct Committer {
-    shared: Arc<Shared>,
-    head: Head,
-    in_flight: VecDeque<InFlight>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) head: Head,
+    pub(super) in_flight: VecDeque<InFlight>,
     /// What may be in flight: as the newest durable batch states it.
-    allowed: Window,
+    pub(super) allowed: Window,
     /// Number of the newest durable batch.
     durable: u64,
     /// Vote copies that the next batch takes.
-    second_copies: Vec<VoteWork>,
+    pub(super) second_copies: Vec<VoteWork>,
     /// State of each group as of the last batch made.
-    written: BTreeMap<GroupId, CheckpointState>,
+    pub(super) written: BTreeMap<GroupId, CheckpointState>,
     /// Cuts in segments that still exist.
-    cuts: Vec<CutRecord>,
+    pub(super) cuts: Vec<CutRecord>,
     /// The oldest segment needed, as stated by the newest batch made and by the newest durable one.
-    stated_oldest: u32,
+    pub(super) stated_oldest: u32,
     durable_oldest: u32,
     /// The durable mark that the newest batch made states, and the newest batch that deserves one.
     stated_mark: u64,
     last_real: u64,
     /// The batch that holds the second copies of all votes of the present segment; `None` = not made yet.
-    votes_repeated_in: Option<u64>,
+    pub(super) votes_repeated_in: Option<u64>,
     last_activity_us: u64,
     pool: Vec<AlignedBuffer>,
     completions: Vec<Completion>,
@@ -70,7 +70,7 @@ pub(crate) struct Head {
 }
 
 /// What comes of an attempt to put a batch together.
-enum Next {
+pub(super) enum Next {
     Batch(BatchHeader),
     /// The log has gone on to the next segment: try again there.
     Again,
@@ -100,7 +100,7 @@ pub(crate) struct Start {
     pub(crate) votes_to_repeat: Vec<VoteWork>,
 }
 
-struct InFlight {
+pub(super) struct InFlight {
     number: u64,
     blocks: u32,
     window: Window,
@@ -172,179 +172,15 @@ impl Committer {
         }
     }
 
-    /// Decides on the next batch and takes its records out of the queue.
-    fn draft(&mut self, state: &mut State, draft: &mut Draft, now_us: u64) -> Next {
-        let is_first = self.head.block == 0;
-        if self.window_left().batches == 0 || (is_first && !self.in_flight.is_empty()) {
-            return Next::Nothing;
-        }
-        if is_first {
-            self.draft_checkpoint(draft);
-            if draft.blocks_with(0, 0) > self.head.segment_blocks {
-                return Next::TooLarge;
-            }
-        }
-        self.draft_votes(state, draft);
-        let oldest = self.oldest(state);
-        let idle = self.idle_is_due(state, oldest, now_us);
-        if !state.queue.is_empty() || !draft.is_empty() || idle {
-            self.draft_committed(state, draft);
-        }
-        if self.draft_queue(state, draft) {
-            return Next::Again;
-        }
-        let announce = self.in_flight.is_empty() && self.first_queued_blocks(state) > self.allowed.blocks;
-        if draft.is_empty() && !idle && !announce && !is_first {
-            return Next::Nothing;
-        }
-        let room = self.head.segment_blocks - self.head.block;
-        if room == 0 {
-            // An idle batch; everything else was measured before it was taken.
-            return if self.roll(state) { Next::Again } else { Next::Nothing };
-        }
-        draft.close();
-        self.place_entries(state, draft);
-        self.remember(state, draft);
-        state.segments.room_blocks = room - draft.blocks_with(0, 0);
-        let announced = self.announced_window(state);
-        Next::Batch(self.header(draft, announced, oldest))
-    }
-
-    /// The start of a segment: cuts, then each group's state as of here; the votes again in the next batch.
-    fn draft_checkpoint(&mut self, draft: &mut Draft) {
-        let oldest = self.stated_oldest;
-        self.cuts.retain(|cut| cut.segment >= oldest);
-        for cut in &self.cuts {
-            draft.push_cut(cut);
-        }
-        for (group, checkpoint) in &self.written {
-            draft.push_checkpoint(*group, checkpoint.encode());
-            if let Some(bytes) = checkpoint.vote.clone().filter(|_| !checkpoint.vote_lost) {
-                let sequence = checkpoint.vote_sequence;
-                draft.second_copies.push(VoteWork { group: *group, sequence, bytes, done: None });
-            }
-        }
-        draft.is_real = true;
-        self.votes_repeated_in = None;
-    }
-
-    /// Second copies of the last batch's votes, then first copies of new ones. They may use the segment's reserve.
-    fn draft_votes(&mut self, state: &mut State, draft: &mut Draft) {
-        let limit = self.limit_blocks(0);
-        let mut waiting = std::mem::take(&mut self.second_copies).into_iter();
-        for mut vote in waiting.by_ref() {
-            if draft.blocks_with(1, vote.bytes.len()) > limit {
-                self.second_copies.push(vote);
-                break;
-            }
-            draft.push_vote(&vote, Tag::SECOND_COPY);
-            draft.dones.extend(vote.done.take());
-        }
-        self.second_copies.extend(waiting);
-        while let Some(vote) = state.votes.front() {
-            if draft.blocks_with(1, vote.bytes.len()) > limit {
-                break;
-            }
-            let Some(vote) = state.votes.pop_front() else { break };
-            draft.push_vote(&vote, Tag::FIRST_COPY);
-            draft.second_copies.push(vote);
-        }
-    }
-
-    fn draft_committed(&self, state: &mut State, draft: &mut Draft) {
-        let limit = self.limit_blocks(0);
-        while draft.blocks_with(1, 0) <= limit
-            && let Some((group, committed)) = state.committed.pop_first()
-        {
-            draft.push_point(group, Kind::Committed, committed);
-        }
-    }
-
-    /// Records from the queue, in order, as many as fit. Says whether it has gone on to the next segment instead, because
-    /// not even the first fits.
-    fn draft_queue(&mut self, state: &mut State, draft: &mut Draft) -> bool {
-        let reserve = self.shared.options.reserve_blocks();
-        let full = self.limit_blocks(0);
-        let usual = self.limit_blocks(reserve);
-        while let Some(work) = state.queue.pop_front() {
-            let (rest, fits) = match work {
-                Work::Entries { group, mut entries, done } => {
-                    let taken = self.draft_entries(state, draft, group, &mut entries, usual);
-                    if taken {
-                        draft.dones.extend(done);
-                        continue;
-                    }
-                    (Work::Entries { group, entries, done }, false)
-                }
-                other => (other, draft.blocks_with(1, 0) <= full),
-            };
-            match rest {
-                Work::Truncate { group, kept, released, done } if fits => {
-                    draft.push_truncation(group, kept);
-                    draft.released.push(released);
-                    draft.dones.push(done);
-                }
-                Work::Purge { group, upto, released, done } if fits => {
-                    draft.push_point(group, Kind::Purge, upto);
-                    draft.released.push(released);
-                    draft.dones.push(done);
-                }
-                rest => {
-                    state.queue.push_front(rest);
-                    break;
-                }
-            }
-        }
-        let stuck = !state.queue.is_empty() || !self.second_copies.is_empty() || !state.votes.is_empty();
-        draft.is_empty() && stuck && !self.fits_after_announcing(state) && self.roll(state)
-    }
-
-    /// Takes entries as long as they fit; says whether all of them did.
-    fn draft_entries(
-        &self,
-        state: &mut State,
-        draft: &mut Draft,
-        group: GroupId,
-        entries: &mut VecDeque<super::shared::QueuedEntry>,
-        limit: u32,
-    ) -> bool {
-        let usual_batch = self.shared.options.batch_limit_blocks();
-        while let Some(entry) = entries.front() {
-            let bytes = entry.record.payload.len();
-            let blocks = draft.blocks_with(1, bytes);
-            // A record larger than the usual batch goes alone, so that the batch is no larger than announced.
-            if blocks > limit || (!draft.is_empty() && blocks > usual_batch) {
-                return false;
-            }
-            let Some(entry) = entries.pop_front() else { break };
-            state.queued_bytes -= bytes;
-            let row = Row {
-                group,
-                kind: Kind::Entry,
-                tag: entry.record.tag,
-                index: entry.record.index,
-                term: entry.record.term,
-                leader: entry.record.leader,
-                previous_term: entry.previous_term,
-                offset: 0,
-                length: 0,
-                crc: entry.crc,
-                zero_sectors: 0,
-            };
-            draft.push(row, entry.record.payload);
-        }
-        true
-    }
-
     /// The most blocks that the next batch may have, leaving `reserve` blocks of the segment.
-    fn limit_blocks(&self, reserve: u32) -> u32 {
+    pub(super) fn limit_blocks(&self, reserve: u32) -> u32 {
         let room = (self.head.segment_blocks - self.head.block).saturating_sub(reserve);
         room.min(self.window_left().blocks)
     }
 
     /// What may still go into flight. A crash may make any batch in flight the last one found, so what follows it must fit
     /// its window too.
-    fn window_left(&self) -> Window {
+    pub(super) fn window_left(&self) -> Window {
         let (mut batches, mut blocks) = (0_u32, 0_u32);
         let mut left = Window { batches: u32::MAX, blocks: u32::MAX };
         let windows = self.in_flight.iter().rev().map(|batch| (batch.window, batch.blocks));
@@ -358,8 +194,9 @@ impl Committer {
     }
 
     /// Blocks that the first thing in the queue needs as a batch of its own.
-    fn first_queued_blocks(&self, state: &State) -> u32 {
-        let vote = self.second_copies.first().or(state.votes.front()).map(|vote| blocks_of(1, vote.bytes.len()));
+    pub(super) fn first_queued_blocks(&self, state: &State) -> u32 {
+        let vote =
+            self.second_copies.first().or(state.votes.front()).map(|vote| blocks_of(1, vote.bytes.len()));
         let queued = state.queue.front().map(|work| match work {
             Work::Entries { entries, .. } => {
                 entries.front().map_or(0, |entry| blocks_of(1, entry.record.payload.len()))
@@ -370,7 +207,7 @@ impl Committer {
     }
 
     /// Whether the segment has room for what waits, so that only the window is in the way.
-    fn fits_after_announcing(&self, state: &State) -> bool {
+    pub(super) fn fits_after_announcing(&self, state: &State) -> bool {
         let needs_reserve = self.second_copies.is_empty() && state.votes.is_empty();
         let reserve = if needs_reserve { self.shared.options.reserve_blocks() } else { 0 };
         let room = (self.head.segment_blocks - self.head.block).saturating_sub(reserve);
@@ -379,7 +216,7 @@ impl Committer {
     }
 
     /// The window that the next batch states: the usual one, or what the next record needs.
-    fn announced_window(&self, state: &State) -> Window {
+    pub(super) fn announced_window(&self, state: &State) -> Window {
         let options = &self.shared.options;
         let needed = self.first_queued_blocks(state);
         let blocks = options.window_blocks().max(needed).min(options.segment_blocks());
@@ -387,7 +224,7 @@ impl Committer {
     }
 
     /// Goes to the next segment if it is there and nothing is in flight; otherwise the queue waits.
-    fn roll(&mut self, state: &mut State) -> bool {
+    pub(super) fn roll(&mut self, state: &mut State) -> bool {
         if !self.in_flight.is_empty() || self.head.block == 0 {
             return false;
         }
@@ -410,7 +247,7 @@ impl Committer {
     }
 
     /// The oldest segment that is needed; older ones may go once the votes stand twice in the present one.
-    fn oldest(&self, state: &State) -> u32 {
+    pub(super) fn oldest(&self, state: &State) -> u32 {
         let safe = self.votes_repeated_in.is_some_and(|batch| batch <= self.durable);
         if safe { state.oldest_needed(self.head.segment).max(self.stated_oldest) } else { self.stated_oldest }
     }
@@ -419,7 +256,7 @@ impl Committer {
         self.stated_mark < self.last_real || oldest > self.stated_oldest || !state.committed.is_empty()
     }
 
-    fn idle_is_due(&self, state: &State, oldest: u32, now_us: u64) -> bool {
+    pub(super) fn idle_is_due(&self, state: &State, oldest: u32, now_us: u64) -> bool {
         self.in_flight.is_empty()
             && self.head.last_number > 0
             && self.needs_confirming(state, oldest)
@@ -430,68 +267,13 @@ impl Committer {
         self.last_activity_us.saturating_add(self.shared.options.idle_confirm_us)
     }
 
-    /// Tells the groups' memory where the entries of the batch lie.
-    fn place_entries(&self, state: &mut State, draft: &Draft) {
-        let start = u64::from(self.head.block) * BLOCK_BYTES as u64;
-        let segment = self.head.segment;
-        let mut placed = 0;
-        for row in draft.rows.iter().filter(|row| matches!(row.kind, Kind::Entry | Kind::Repair)) {
-            let Ok(offset) = u32::try_from(start + u64::from(row.offset)) else { continue };
-            let slot =
-                Slot { segment, offset, length: row.length, crc: row.crc, tag: row.tag, place: Place::Disk };
-            // Purged or truncated since it was queued: then it has no slot, and needs none.
-            if state.groups.get_mut(&row.group).and_then(|log| log.place(row.index, slot)).is_some() {
-                placed += 1;
-            }
-        }
-        *state.segments.live.entry(segment).or_default() += placed;
-    }
-
-    /// Brings the state as of the last batch up to this one and notes what its durability will mean.
-    fn remember(&mut self, state: &mut State, draft: &Draft) {
-        for (row, payload) in draft.rows.iter().zip(&draft.payloads) {
-            if row.kind == Kind::Cut || row.kind == Kind::Checkpoint {
-                continue;
-            }
-            let written = self.written.entry(row.group).or_default();
-            match row.kind {
-                Kind::Entry => written.last = Some(row.point()),
-                Kind::Truncate => {
-                    let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
-                    written.last = kept.or(written.purged);
-                    written.truncation = Some(kept);
-                    if let Some(log) = state.groups.get_mut(&row.group) {
-                        log.queued_truncations.pop_front();
-                    }
-                }
-                Kind::Purge => {
-                    written.purged = Some(row.point());
-                    if written.last.is_none_or(|last| last.index < row.index) {
-                        written.last = Some(row.point());
-                    }
-                }
-                Kind::Committed => written.committed = Some(row.point()),
-                Kind::Vote if row.index > written.vote_sequence => {
-                    written.vote_sequence = row.index;
-                    written.vote = Some(payload.clone());
-                    written.vote_lost = false;
-                }
-                Kind::Vote | Kind::Repair | Kind::Checkpoint | Kind::Cut => {}
-            }
-        }
-        let number = self.head.last_number + 1;
-        for group in &draft.groups {
-            let last: Option<LogPoint> = self.written.get(group).and_then(|written| written.last);
-            if let Some(log) = state.groups.get_mut(group) {
-                log.mark(number, last);
-            }
-        }
-    }
-
-    fn header(&mut self, draft: &Draft, window: Window, oldest: u32) -> BatchHeader {
+    pub(super) fn header(&mut self, draft: &Draft, window: Window, oldest: u32) -> BatchHeader {
         let first = if self.head.block == 0 { flags::FIRST } else { 0 };
         let idle = if draft.is_real { 0 } else { flags::IDLE };
-        #[expect(clippy::cast_possible_truncation, reason = "a batch fits in a segment, which is below 4 GiB")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a batch fits in a segment, which is below 4 GiB"
+        )]
         let (records, payload_bytes) = (draft.rows.len() as u32, draft.payload_bytes as u32);
         BatchHeader {
             flags: first | idle,
@@ -547,7 +329,12 @@ impl Committer {
         self.head.last_number = header.number;
         self.head.last_crc = crc;
         let offset = u64::from(header.block) * BLOCK_BYTES as u64;
-        self.shared.disk.submit(SegmentWrite { token: header.number, segment: header.segment, offset, buffer })
+        self.shared.disk.submit(SegmentWrite {
+            token: header.number,
+            segment: header.segment,
+            offset,
+            buffer,
+        })
     }
 
     fn buffer(&mut self, bytes: usize) -> AlignedBuffer {
@@ -577,7 +364,9 @@ impl Committer {
             self.give_back(completion.buffer);
             match completion.result {
                 Ok(()) => {
-                    if let Some(batch) = self.in_flight.iter_mut().find(|batch| batch.number == completion.token) {
+                    if let Some(batch) =
+                        self.in_flight.iter_mut().find(|batch| batch.number == completion.token)
+                    {
                         batch.is_complete = true;
                     }
                 }
@@ -697,7 +486,8 @@ impl Committer {
             (None, Closing::No) => return false,
             (None, Closing::Abandon) => LogError::Closed,
             (None, Closing::Confirm) => {
-                let waiting = !state.queue.is_empty() || !state.votes.is_empty() || !self.second_copies.is_empty();
+                let waiting =
+                    !state.queue.is_empty() || !state.votes.is_empty() || !self.second_copies.is_empty();
                 let oldest = self.oldest(&state);
                 let stuck = state.segments.full && state.segments.spare.is_none();
                 if (waiting || self.needs_confirming(&state, oldest)) && !stuck {

@@ -77,7 +77,10 @@ impl Draft {
     pub(crate) fn close(&mut self) {
         let mut at = payload_start(self.rows.len());
         for (row, payload) in self.rows.iter_mut().zip(&self.payloads) {
-            #[expect(clippy::cast_possible_truncation, reason = "a batch fits in a segment, which is below 4 GiB")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a batch fits in a segment, which is below 4 GiB"
+            )]
             {
                 row.offset = at as u32;
                 row.length = payload.len() as u32;

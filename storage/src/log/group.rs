@@ -226,7 +226,9 @@ impl GroupLog {
         {
             self.recent_bytes -= held_bytes(&record);
         }
-        if self.slots.is_empty() && self.base.is_some_and(|base| kept.is_none_or(|kept| kept.index < base.index)) {
+        if self.slots.is_empty()
+            && self.base.is_some_and(|base| kept.is_none_or(|kept| kept.index < base.index))
+        {
             self.base = kept.max_by_index(self.purged);
             self.first = self.base.map_or(0, |base| base.index.saturating_add(1));
         }
@@ -240,7 +242,8 @@ impl GroupLog {
 
     /// Drops everything up to a point, which may lie beyond the end. Gives what that frees in each segment.
     pub(crate) fn purge(&mut self, upto: LogPoint) -> Released {
-        let gone = usize::try_from((upto.index.saturating_add(1)).saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let gone =
+            usize::try_from((upto.index.saturating_add(1)).saturating_sub(self.first)).unwrap_or(usize::MAX);
         let gone = gone.min(self.slots.len());
         let released = release(self.slots.drain(..gone));
         let (old_first, count) = (self.first, self.slots.len() as u64);
@@ -356,10 +359,12 @@ impl GroupLog {
 
     /// The entries whose bytes are damaged or missing: index, term if known, CRC if known.
     pub(crate) fn faulty(&self) -> impl Iterator<Item = (u64, Option<u64>, Option<u32>)> + '_ {
-        self.slots.iter().zip(self.first..).filter(|(slot, _)| slot.place == Place::Faulty).map(|(slot, index)| {
-            let term = self.run_of(index).map(|run| run.term).filter(|term| *term != NO_TERM);
-            (index, term, (slot.segment != u32::MAX).then_some(slot.crc))
-        })
+        self.slots.iter().zip(self.first..).filter(|(slot, _)| slot.place == Place::Faulty).map(
+            |(slot, index)| {
+                let term = self.run_of(index).map(|run| run.term).filter(|term| *term != NO_TERM);
+                (index, term, (slot.segment != u32::MAX).then_some(slot.crc))
+            },
+        )
     }
 
     /// How many entries lie in each segment.

@@ -29,7 +29,8 @@ pub(crate) fn run(shared: &Shared) {
                 jobs = shared.jobs_changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
             }
             if was_full && jobs.remove.is_empty() && !jobs.stop {
-                jobs = shared.jobs_changed.wait_timeout(jobs, RETRY).unwrap_or_else(PoisonError::into_inner).0;
+                jobs =
+                    shared.jobs_changed.wait_timeout(jobs, RETRY).unwrap_or_else(PoisonError::into_inner).0;
             }
             if jobs.stop {
                 return;

@@ -37,7 +37,8 @@ impl Default for LogOptions {
 impl LogOptions {
     /// Refuses what cannot work, naming the field.
     pub(crate) fn validate(&self) -> Result<(), LogError> {
-        let invalid = |field, message: &str| Err(LogError::InvalidOption { field, message: message.to_owned() });
+        let invalid =
+            |field, message: &str| Err(LogError::InvalidOption { field, message: message.to_owned() });
         if !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return invalid("segment_bytes", "must be a multiple of 4096");
         }

@@ -60,7 +60,9 @@ fn find(state: &State, group: GroupId, range: Range<u64>, max_bytes: usize) -> R
         bytes = bytes.saturating_add(slot.length as usize);
         match (log.recent(index), slot.place, log.term_and_leader(index)) {
             (Some(record), _, _) => found.push(Found::Here(record.clone())),
-            (None, Place::Disk, Some((term, leader))) => found.push(Found::There { index, term, leader, slot }),
+            (None, Place::Disk, Some((term, leader))) => {
+                found.push(Found::There { index, term, leader, slot })
+            }
             // What comes before the damaged entry can be had.
             _ if !found.is_empty() => break,
             _ => return Err(LogError::Rot { group, index }),

@@ -24,6 +24,7 @@
 mod judge;
 mod replay;
 mod scan;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -287,12 +288,20 @@ fn start(
     }
     // A crash may have come between stating that a segment is not needed and removing it.
     let oldest = walked.oldest.unwrap_or(segment);
-    let leftover: Vec<u32> =
-        live.iter().take_while(|(number, live)| **number < oldest && **live == 0).map(|(number, _)| *number).collect();
+    let leftover: Vec<u32> = live
+        .iter()
+        .take_while(|(number, live)| **number < oldest && **live == 0)
+        .map(|(number, _)| *number)
+        .collect();
     live.retain(|number, _| !leftover.contains(number));
     let votes_to_repeat = votes_to_repeat(&walked);
-    let head =
-        Head { segment, block, segment_blocks: blocks, last_number: walked.last_number, last_crc: walked.last_crc };
+    let head = Head {
+        segment,
+        block,
+        segment_blocks: blocks,
+        last_number: walked.last_number,
+        last_crc: walked.last_crc,
+    };
     let start = Start {
         head,
         allowed: walked.window.unwrap_or(Window { batches: 1, blocks: u32::MAX }),

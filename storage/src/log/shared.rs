@@ -74,9 +74,24 @@ pub(crate) enum Closing {
 
 /// Something that waits for a batch.
 pub(crate) enum Work {
-    Entries { group: GroupId, entries: VecDeque<QueuedEntry>, done: Option<Done> },
-    Truncate { group: GroupId, kept: Option<LogPoint>, released: Released, done: Done },
-    Purge { group: GroupId, upto: LogPoint, released: Released, done: Done },
+    Entries {
+        group: GroupId,
+        entries: VecDeque<QueuedEntry>,
+        done: Option<Done>,
+    },
+    /// `dones`: of the appends whose entries it took out of the queue, then its own.
+    Truncate {
+        group: GroupId,
+        kept: Option<LogPoint>,
+        released: Released,
+        dones: Vec<Done>,
+    },
+    Purge {
+        group: GroupId,
+        upto: LogPoint,
+        released: Released,
+        done: Done,
+    },
 }
 
 pub(crate) struct QueuedEntry {
@@ -181,7 +196,8 @@ impl State {
         for work in self.queue.drain(..) {
             match work {
                 Work::Entries { done, .. } => orphans.extend(done),
-                Work::Truncate { done, .. } | Work::Purge { done, .. } => orphans.push(done),
+                Work::Truncate { dones, .. } => orphans.extend(dones),
+                Work::Purge { done, .. } => orphans.push(done),
             }
         }
         orphans.extend(self.votes.drain(..).filter_map(|vote| vote.done));
@@ -223,24 +239,37 @@ impl State {
         self.cached_bytes
     }
 
-    /// Takes queued entries after a point out of the queue: they have been truncated before they were written.
-    pub(crate) fn drop_queued(&mut self, of: GroupId, kept: Option<LogPoint>) {
+    /// Takes queued entries after a point out of the queue: they have been truncated before they were written. Gives the
+    /// callbacks of their appends, which are answered with the truncation: before it is durable, a crash could bring back
+    /// neither those entries nor their end.
+    pub(crate) fn drop_queued(&mut self, of: GroupId, kept: Option<LogPoint>) -> Vec<Done> {
+        let mut dones = Vec::new();
+        let mut any = false;
         for work in &mut self.queue {
-            let Work::Entries { group, entries, .. } = work else { continue };
+            let Work::Entries { group, entries, done } = work else { continue };
             if *group != of {
                 continue;
             }
             while entries.back().is_some_and(|entry| kept.is_none_or(|kept| entry.record.index > kept.index))
                 && let Some(entry) = entries.pop_back()
             {
+                any = true;
                 self.queued_bytes -= entry.record.payload.len();
             }
+            if any {
+                dones.extend(done.take());
+            }
         }
+        dones
     }
 
     /// The oldest segment that holds a live entry, or the present one.
     pub(crate) fn oldest_needed(&self, present: u32) -> u32 {
-        self.segments.live.iter().find(|(segment, live)| **live > 0 || **segment >= present).map_or(present, |(segment, _)| *segment)
+        self.segments
+            .live
+            .iter()
+            .find(|(segment, live)| **live > 0 || **segment >= present)
+            .map_or(present, |(segment, _)| *segment)
     }
 
     /// Subtracts what a truncation or a purge has freed.

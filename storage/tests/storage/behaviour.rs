@@ -168,7 +168,10 @@ fn a_record_larger_than_a_batch_goes_alone_and_one_larger_than_that_is_refused()
             durably(|done| log.append(1, records(index + 2..index + 3, 1, 100), done)).unwrap();
         }
         let refused = log.append(1, records(19..20, 1, 70_000), ignore());
-        assert!(matches!(refused, Err(LogError::RecordTooLarge { bytes: 70_000, .. })), "{name}: {refused:?}");
+        assert!(
+            matches!(refused, Err(LogError::RecordTooLarge { bytes: 70_000, .. })),
+            "{name}: {refused:?}"
+        );
         drop(log);
         let log = open(&disk);
         let found = all(&log, 1).unwrap();
@@ -267,7 +270,11 @@ fn a_failed_write_or_fsync_is_the_end() {
         let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let hook = std::sync::Arc::clone(&seen);
         stepped.log.on_failure(Box::new(move |error| hook.lock().unwrap().push(error.clone())));
-        if fail_write { disk.fail_next_write() } else { disk.fail_next_sync() };
+        if fail_write {
+            disk.fail_next_write()
+        } else {
+            disk.fail_next_sync()
+        };
         stepped.log.append(1, records(2..3, 1, 10), stepped.note(2)).unwrap();
         stepped.log.save_vote(1, Bytes::from_static(b"v"), stepped.note(3)).unwrap();
         for _ in 0..20 {
@@ -277,7 +284,9 @@ fn a_failed_write_or_fsync_is_the_end() {
         assert!(matches!(failure, LogError::Failed(_)));
         assert_eq!(*seen.lock().unwrap(), vec![failure.clone()], "the hook is called once");
         let outcomes = stepped.outcomes.lock().unwrap().clone();
-        assert!(outcomes.contains(&(1, true)) && outcomes.contains(&(2, false)) && outcomes.contains(&(3, false)));
+        assert!(
+            outcomes.contains(&(1, true)) && outcomes.contains(&(2, false)) && outcomes.contains(&(3, false))
+        );
         assert_eq!(stepped.log.append(1, records(3..4, 1, 10), ignore()), Err(failure.clone()));
         assert_eq!(stepped.log.save_vote(1, Bytes::new(), ignore()), Err(failure));
         assert_eq!(all(&stepped.log, 1).unwrap().len(), 2, "reads go on");
@@ -368,9 +377,9 @@ fn bad_options_are_refused_by_name() {
 fn other_segment_sizes_and_windows_at_the_next_opening() {
     let disk = SimDisk::new(9);
     let mut next = 1;
-    for (segment_bytes, in_flight_batches) in [(128 << 10, 4), (256 << 10, 1), (64 << 10, 8), (128 << 10, 2)] {
-        let options =
-            LogOptions { segment_bytes, in_flight_batches, batch_limit_bytes: 8 << 10, ..small() };
+    for (segment_bytes, in_flight_batches) in [(128 << 10, 4), (256 << 10, 1), (64 << 10, 8), (128 << 10, 2)]
+    {
+        let options = LogOptions { segment_bytes, in_flight_batches, batch_limit_bytes: 8 << 10, ..small() };
         let mut stepped = Stepped::open(&disk, options).unwrap();
         assert!(stepped.report.quarantined.is_empty());
         for _ in 0..30 {

@@ -77,7 +77,8 @@ impl Model {
     /// Whether a recovered group is what the acknowledged calls made of it, or what some of those in flight did.
     fn check(&self, group: GroupId, state: &GroupState, held: &Held) -> Result<(), String> {
         let asked = self.groups.get(&group).cloned().unwrap_or_default();
-        let needed = asked.ops.iter().rposition(|(number, _)| self.acked.contains(number)).map_or(0, |at| at + 1);
+        let needed =
+            asked.ops.iter().rposition(|(number, _)| self.acked.contains(number)).map_or(0, |at| at + 1);
         let mut candidate = Held::default();
         let mut matched = needed == 0 && candidate == *held;
         for (at, (_, op)) in asked.ops.iter().enumerate() {
@@ -94,7 +95,13 @@ impl Model {
         if !matched {
             let found: Vec<_> = held.entries.iter().map(LogRecord::point).collect();
             let full: Vec<_> = candidate.entries.iter().map(LogRecord::point).collect();
-            return Err(format!("group {group}: holds {found:?} purged {:?}; asked in all {full:?}", held.purged));
+            let history: Vec<String> =
+                asked.ops.iter().map(|(number, op)| self.describe(*number, op)).collect();
+            return Err(format!(
+                "group {group}: holds {found:?} purged {:?}; asked in all {full:?}:\n{}",
+                held.purged,
+                history.join("\n")
+            ));
         }
         let needed = asked.votes.iter().rposition(|(number, _)| self.acked.contains(number));
         let fits = match (&state.vote, needed) {
@@ -102,12 +109,29 @@ impl Model {
             (Some(vote), needed) => asked.votes[needed.unwrap_or(0)..].iter().any(|(_, bytes)| bytes == vote),
         };
         if !fits {
-            return Err(format!("group {group}: vote {:?}, acknowledged {needed:?} of {:?}", state.vote, asked.votes));
+            return Err(format!(
+                "group {group}: vote {:?}, acknowledged {needed:?} of {:?}",
+                state.vote, asked.votes
+            ));
         }
         if state.committed.is_some_and(|committed| !asked.committed.contains(&committed)) {
             return Err(format!("group {group}: committed {:?} was never reported", state.committed));
         }
         Ok(())
+    }
+}
+
+impl Model {
+    fn describe(&self, number: u64, op: &Op) -> String {
+        let acked = if self.acked.contains(&number) { "acknowledged" } else { "in flight" };
+        match op {
+            Op::Append(records) => {
+                let points: Vec<String> = records.iter().map(|record| record.point().to_string()).collect();
+                format!("{number} {acked}: append {}", points.join(" "))
+            }
+            Op::Truncate(kept) => format!("{number} {acked}: truncate after {kept:?}"),
+            Op::Purge(upto) => format!("{number} {acked}: purge up to {upto}"),
+        }
     }
 }
 
@@ -259,7 +283,8 @@ impl Run {
         recovered.settle();
         assert_eq!(recovered.outcomes.lock().unwrap().len(), 3, "{context}");
         let again = disk.power_loss(7, PowerLoss::LosesAll);
-        let again = Stepped::open(&again, options()).unwrap_or_else(|error| panic!("{context}, again: {error}"));
+        let again =
+            Stepped::open(&again, options()).unwrap_or_else(|error| panic!("{context}, again: {error}"));
         assert!(again.report.quarantined.is_empty(), "{context}, again: {:?}", again.report);
         for (group, expected) in expected {
             assert_eq!(held(&again, group), expected, "{context}, again, group {group}: {:?}", again.report);

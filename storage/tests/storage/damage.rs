@@ -35,9 +35,7 @@ fn sample() -> Sample {
     log.purge(1, point(2, 1), ignore()).unwrap();
     log.save_vote(2, Bytes::from_static(b"vote of two"), ignore()).unwrap();
     stepped.confirm();
-    let expected = [1, 2]
-        .map(|group| (group, all(&log, group).unwrap(), log.state(group).vote))
-        .to_vec();
+    let expected = [1, 2].map(|group| (group, all(&log, group).unwrap(), log.state(group).vote)).to_vec();
     assert!(log.stats().segments >= 2);
     Sample { disk: disk.power_loss(1, PowerLoss::LosesAll), expected }
 }
@@ -54,14 +52,17 @@ impl Sample {
             let quarantined = unknown || report.quarantined.iter().any(|(other, _)| other == group);
             let state = stepped.log.state(*group);
             if !quarantined {
-                let found = all(&stepped.log, *group).unwrap_or_else(|error| panic!("{what}: {error}: {report:?}"));
+                let found =
+                    all(&stepped.log, *group).unwrap_or_else(|error| panic!("{what}: {error}: {report:?}"));
                 assert!(found == *expected, "{what}: group {group} has changed silently: {report:?}");
                 assert_eq!(state.vote, *vote, "{what}: {report:?}");
             }
             for record in expected {
                 match stepped.log.read(*group, record.index..record.index + 1, usize::MAX) {
                     Ok(found) => assert!(
-                        found.first().is_none_or(|found| found == record || quarantined && found.term != record.term),
+                        found
+                            .first()
+                            .is_none_or(|found| found == record || quarantined && found.term != record.term),
                         "{what}: a wrong record is served: {found:?}"
                     ),
                     Err(error) => assert!(matches!(error, LogError::Rot { .. }), "{what}: {error}"),
@@ -102,13 +103,16 @@ fn blocks_zeroed_unreadable_or_swapped() {
                 disk.make_unreadable(*segment, u32::try_from(block).unwrap());
             });
             let other = (block * 7 + 3) % (length / BLOCK_BYTES) * BLOCK_BYTES;
-            sample.check(&format!("block {block} of segment {segment} swapped with {}", other / BLOCK_BYTES), |disk| {
-                disk.damage(*segment, |bytes| {
-                    let one = bytes[at..at + BLOCK_BYTES].to_vec();
-                    bytes.copy_within(other..other + BLOCK_BYTES, at);
-                    bytes[other..other + BLOCK_BYTES].copy_from_slice(&one);
-                });
-            });
+            sample.check(
+                &format!("block {block} of segment {segment} swapped with {}", other / BLOCK_BYTES),
+                |disk| {
+                    disk.damage(*segment, |bytes| {
+                        let one = bytes[at..at + BLOCK_BYTES].to_vec();
+                        bytes.copy_within(other..other + BLOCK_BYTES, at);
+                        bytes[other..other + BLOCK_BYTES].copy_from_slice(&one);
+                    });
+                },
+            );
         }
     }
 }

@@ -52,7 +52,11 @@ fn goes_on(mut stepped: Stepped, disk: &SimDisk, entries: u64) {
     assert_eq!(stepped.log.failure(), None);
     drop(stepped);
     let again = Stepped::open(disk, small()).unwrap();
-    assert!(again.report.findings.iter().all(|finding| finding.verdict == Verdict::EndOfLog), "{:?}", again.report);
+    assert!(
+        again.report.findings.iter().all(|finding| finding.verdict == Verdict::EndOfLog),
+        "{:?}",
+        again.report
+    );
     assert_eq!(all(&again.log, 1).unwrap().len() as u64, entries + 2);
     assert_eq!(again.report.cut, None);
 }
@@ -100,7 +104,8 @@ fn not_ours() {
     let foreign = other.image(1).unwrap();
 
     let disk = written(&[100, 100]);
-    let end = batches(&disk).iter().map(|header| at(header) + header.blocks as usize * BLOCK_BYTES).max().unwrap();
+    let end =
+        batches(&disk).iter().map(|header| at(header) + header.blocks as usize * BLOCK_BYTES).max().unwrap();
     disk.damage(1, |bytes| bytes[end..end + BLOCK_BYTES].copy_from_slice(&foreign[..BLOCK_BYTES]));
     let (stepped, found) = verdict(&disk);
     assert_eq!(found, Verdict::NotOurs);
@@ -132,7 +137,10 @@ fn confirmed_rot_below_the_durable_mark() {
     assert_eq!(found.records.len(), 1);
     assert_eq!((found.records[0].group, found.records[0].index, found.lost_batches), (1, 1, 0));
     let (_, lost) = &stepped.report.quarantined[0];
-    assert!(matches!(lost[..], [LostRecord::Entry { index: 1, term: Some(1), payload_crc: Some(_) }]), "{lost:?}");
+    assert!(
+        matches!(lost[..], [LostRecord::Entry { index: 1, term: Some(1), payload_crc: Some(_) }]),
+        "{lost:?}"
+    );
     assert_eq!(stepped.log.read(1, 1..2, 10), Err(LogError::Rot { group: 1, index: 1 }), "never served");
     assert_eq!(stepped.log.read(1, 2..9, 9_999).unwrap(), records(2..4, 1, 2_000), "the rest is");
     assert_eq!(stepped.log.state(1).last, Some(point(3, 1)));
@@ -249,7 +257,10 @@ fn unreadable() {
     disk.make_unreadable(1, found[2].block + 1);
     let (stepped, found) = finding(&disk);
     let found = found.unwrap();
-    assert!(matches!(found.verdict, Verdict::ConfirmedRot(_)), "below the mark, that row comes first: {found:?}");
+    assert!(
+        matches!(found.verdict, Verdict::ConfirmedRot(_)),
+        "below the mark, that row comes first: {found:?}"
+    );
     assert_eq!(found.records.len(), 1);
     drop(stepped);
 
@@ -302,7 +313,10 @@ fn rot_in_the_window() {
     let found = found.unwrap();
     assert_eq!(found.verdict, Verdict::RotInWindow);
     assert_eq!((found.records[0].index, found.records[0].term), (2, 1));
-    assert!(matches!(stepped.report.quarantined[0].1[..], [LostRecord::Entry { index: 2, term: Some(1), .. }]));
+    assert!(matches!(
+        stepped.report.quarantined[0].1[..],
+        [LostRecord::Entry { index: 2, term: Some(1), .. }]
+    ));
     assert_eq!(stepped.report.cut, None, "the record keeps its place");
 }
 
@@ -383,7 +397,11 @@ fn votes_survive_one_lost_copy_and_report_two() {
         // Opening has written it again: now the other old copy may go as well.
         damage(&one, 7 - which);
         let stepped = Stepped::open(&one, small()).unwrap();
-        assert_eq!(stepped.log.state(1).vote, Some(Bytes::from_static(b"second")), "copy {which} was repeated");
+        assert_eq!(
+            stepped.log.state(1).vote,
+            Some(Bytes::from_static(b"second")),
+            "copy {which} was repeated"
+        );
     }
     damage(&disk, 3);
     damage(&disk, 4);

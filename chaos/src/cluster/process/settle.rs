@@ -101,14 +101,22 @@ fn direct(node: &Node) -> Result<Client, ClusterError> {
         .map_err(|error| ClusterError::Harness(format!("node {}: {error}", node.member.name)))
 }
 
-async fn read_all(node: &Node, journal: &str, head: u64) -> Result<FinalLog, Box<dyn std::error::Error + Send + Sync>> {
+async fn read_all(
+    node: &Node,
+    journal: &str,
+    head: u64,
+) -> Result<FinalLog, Box<dyn std::error::Error + Send + Sync>> {
     let client = direct(node)?;
     let local = v1::Consistency::Local;
     let creation_record = client.get_journal(journal, local).await?.creation_record.to_vec();
     let mut entries = Vec::new();
     if head > 0 {
-        let request =
-            v1::ReadRequest { journal: journal.to_owned(), from_seq: 1, to_seq: head, consistency: local.into() };
+        let request = v1::ReadRequest {
+            journal: journal.to_owned(),
+            from_seq: 1,
+            to_seq: head,
+            consistency: local.into(),
+        };
         let mut stream = client.read(request);
         while let Some(stored) = stream.next().await {
             entries.push(kept(stored?)?);
@@ -130,7 +138,9 @@ fn kept(stored: v1::StoredEntry) -> Result<FinalEntry, String> {
     if let Err(refusal) = encoded {
         tracing::error!(seq = stored.seq, %refusal, "a replica returned what is no entry");
     }
-    let hash = |bytes: &[u8]| Hash32::from_slice(bytes).ok_or_else(|| format!("seq {}: a hash is not 32 bytes", stored.seq));
+    let hash = |bytes: &[u8]| {
+        Hash32::from_slice(bytes).ok_or_else(|| format!("seq {}: a hash is not 32 bytes", stored.seq))
+    };
     Ok(FinalEntry {
         seq: stored.seq,
         recorded_at_us: stored.recorded_at_us,

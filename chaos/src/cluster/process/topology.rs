@@ -54,7 +54,8 @@ pub(super) fn render(
     topology.cluster.name = "chaos".into();
     topology.storage.disk = DiskSetting::Auto;
     for node in &mut topology.nodes {
-        let known = members.node(&node.name).is_some_and(|member| member.id == node.id && member.zone == node.zone);
+        let known =
+            members.node(&node.name).is_some_and(|member| member.id == node.id && member.zone == node.zone);
         let (true, Some(addresses)) = (known, seen.get(&node.id)) else {
             return Err(harness(&format!("node {} is not as expected", node.name)));
         };
@@ -87,7 +88,10 @@ mod tests {
             .iter()
             .map(|member| {
                 let base = 1_000 * member.id;
-                (member.id, Addresses { peer: address(base), client: address(base + 1), metrics: address(base + 2) })
+                (
+                    member.id,
+                    Addresses { peer: address(base), client: address(base + 1), metrics: address(base + 2) },
+                )
             })
             .collect();
         let text = render(&members, &scenario.cluster, &seen).unwrap();

@@ -57,6 +57,43 @@ impl Batch {
         let line = *self.lines.get(at.parse::<usize>().ok()?)?;
         Some((line, rest.strip_prefix('.').unwrap_or(rest)))
     }
+
+    /// Runs like `0..4=6472..6476` with line numbers in place of the numbers of entries.
+    pub(crate) fn runs_with_lines(&self, runs: &str) -> String {
+        let to_line = |entry: &str| -> Option<String> {
+            Some(self.lines.get(entry.trim().parse::<usize>().ok()?)?.to_string())
+        };
+        let shown: Vec<String> = runs
+            .split(',')
+            .map(|run| {
+                let located = run.split_once('=').and_then(|(entries, seqs)| {
+                    let lines: Option<Vec<String>> = entries.split("..").map(to_line).collect();
+                    Some(format!("{}={seqs}", lines?.join("..")))
+                });
+                located.unwrap_or_else(|| run.trim().to_owned())
+            })
+            .collect();
+        shown.join(", ")
+    }
+
+    /// Text with `line 7` in place of each `entries[3]` of the request.
+    pub(crate) fn with_lines(&self, text: &str) -> String {
+        let mut shown = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find("entries[") {
+            let (before, found) = rest.split_at(at);
+            shown.push_str(before);
+            let end = found.find(']').map_or(found.len(), |end| end + 1);
+            let (token, after) = found.split_at(end);
+            match self.line_of(token) {
+                Some((line, _)) => shown.push_str(&format!("line {line}")),
+                None => shown.push_str(token),
+            }
+            rest = after;
+        }
+        shown.push_str(rest);
+        shown
+    }
 }
 
 /// Reads batches from NDJSON.
@@ -218,6 +255,19 @@ mod tests {
         let endless = std::io::BufReader::new(std::io::repeat(b'x'));
         let error = Batches::new(endless, "-", 1).next_batch().expect_err("too long");
         assert_eq!(error.to_string(), "-:1: the line is longer than 1048576 bytes");
+    }
+
+    #[test]
+    fn messages_speak_of_lines() {
+        let batch = Batch { entries: Vec::new(), lines: vec![4, 7] };
+        assert_eq!(
+            batch
+                .with_lines("\"a\" (entries[0]) is seq 1, \"b\" (entries[1]) is seq 2; entries[9], entries["),
+            "\"a\" (line 4) is seq 1, \"b\" (line 7) is seq 2; entries[9], entries["
+        );
+        assert_eq!(batch.with_lines("nothing to replace"), "nothing to replace");
+        assert_eq!(batch.runs_with_lines("0=1,1=2"), "4=1, 7=2");
+        assert_eq!(batch.runs_with_lines("0..1=6472..6473, 5=1"), "4..7=6472..6473, 5=1");
     }
 
     #[test]

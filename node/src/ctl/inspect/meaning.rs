@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ctl::output::hex;
+use crate::ctl::output::{counted, hex};
 use crate::ledger::{Command, CommandView, ProposalView};
 use crate::raft::codec::{TAG_BLANK, TAG_MEMBERSHIP, TAG_PROPOSAL};
 
@@ -38,7 +38,8 @@ fn proposal(payload: &[u8]) -> String {
         }
     }
     let appends = appends.into_iter().map(|(journal, (requests, entries))| {
-        format!("{entries} entries in {requests} requests for {journal}")
+        let entries = counted(entries, "entry", "entries");
+        format!("{entries} in {} for {journal}", counted(requests, "request", "requests"))
     });
     let parts: Vec<String> = appends.chain(others).collect();
     let leader = view.header().leader;
@@ -53,7 +54,7 @@ fn other(command: &Command) -> String {
         Command::CreateJournal(settings) => format!("make journal {}", settings.name),
         Command::MapJournal { name } => format!("map journal {name} to a group"),
         Command::FormCluster { cluster_id, groups } => {
-            format!("form cluster {} of {groups} groups", hex(cluster_id))
+            format!("form cluster {} of {}", hex(cluster_id), counted((*groups).into(), "group", "groups"))
         }
         Command::RegisterNode { node_id, incarnation } => {
             format!("register node {node_id} with incarnation {incarnation}")
@@ -86,7 +87,7 @@ mod tests {
         builder.push(&Command::RegisterNode { node_id: 4, incarnation: 9 }).expect("valid");
         assert_eq!(
             meaning(TAG_PROPOSAL, &builder.finish()),
-            "proposal of node 3: 7 entries in 2 requests for interbank, 1 entries in 1 requests for other, \
+            "proposal of node 3: 7 entries in 2 requests for interbank, 1 entry in 1 request for other, \
              register node 4 with incarnation 9"
         );
     }

@@ -23,7 +23,10 @@ fn data_dir() -> tempfile::TempDir {
     builder.push_prepared(&PreparedCommand::append(&request).expect("valid"));
     let record = |index, tag, payload| LogRecord { index, term: 1, leader: 1, tag, payload };
     let disk = open_directory(&dir.path().join("log"), DiskChoice::Portable).expect("a disk");
-    let (log, _) = SegmentLog::open(disk, LogOptions::default()).expect("a log");
+    // Small segments, which are written full of zeros first.
+    let options =
+        LogOptions { segment_bytes: 256 * 1024, batch_limit_bytes: 64 * 1024, ..LogOptions::default() };
+    let (log, _) = SegmentLog::open(disk, options).expect("a log");
     let (done, finished) = mpsc::channel();
     let records = vec![record(1, TAG_BLANK, bytes::Bytes::new()), record(2, TAG_PROPOSAL, builder.finish())];
     log.append(0, records, Box::new(move |result| drop(done.send(result)))).expect("accepted");
@@ -51,7 +54,7 @@ fn meanings(dir: &Path) -> Vec<String> {
 fn entries_are_listed_with_their_meaning() {
     let dir = data_dir();
     let expected =
-        ["blank: a new leader's first entry", "proposal of node 1: 3 entries in 1 requests for interbank"];
+        ["blank: a new leader's first entry", "proposal of node 1: 3 entries in 1 request for interbank"];
     assert_eq!(meanings(dir.path()), expected);
     let (report, _) = report(dir.path());
     let groups = groups_table(&report.groups);

@@ -6,10 +6,12 @@
 
 use super::replay::Replay;
 use super::scan::{Place, PlacedBatch, Reader, Survey, file_blocks};
-use super::{Cut, Finding, LostRecord, NamedRecord, Observer, RotReason, Verdict, files_after, too_many_segments};
+use super::{
+    Cut, Finding, LostRecord, NamedRecord, Observer, RotReason, Verdict, files_after, too_many_segments,
+};
 use crate::disk::{Disk, SegmentFile};
 use crate::error::LogError;
-use crate::format::{BLOCK_BYTES, BatchHeader, CutRecord, Kind, RowState, flags, is_zero};
+use crate::format::{BatchHeader, CutRecord, Kind, RowState, flags, is_zero};
 use crate::log::committer::Window;
 use crate::log::group::GroupLog;
 use crate::log::options::LogOptions;
@@ -53,7 +55,7 @@ pub(crate) struct Walked {
 }
 
 /// What to do after a judgement.
-enum Step {
+pub(super) enum Step {
     /// Go on at this place of the list and this block.
     Go(usize, u32),
     /// The log ends here, and what is behind is all zero.
@@ -64,23 +66,23 @@ enum Step {
 
 pub(super) struct Walk<'a> {
     reader: Reader<'a>,
-    files: &'a [SegmentFile],
+    pub(super) files: &'a [SegmentFile],
     store: StoreId,
-    segment_blocks: u32,
+    pub(super) segment_blocks: u32,
     observe: Observer<'a>,
     replay: Replay,
-    survey: Option<Survey>,
+    pub(super) survey: Option<Survey>,
     cuts: Vec<CutRecord>,
     findings: Vec<Finding>,
     lost_batches: u64,
     /// The last batch accepted, or passed over as lost.
-    last: Option<BatchHeader>,
+    pub(super) last: Option<BatchHeader>,
     /// The number that comes next; `None` = the first batch found says.
     expected: Option<u64>,
     last_crc: Option<u32>,
     durable_mark: u64,
     last_segment: Option<u32>,
-    batches: u64,
+    pub(super) batches: u64,
     records: u64,
 }
 
@@ -171,7 +173,9 @@ impl<'a> Walk<'a> {
             let Some(file) = self.files.get(position).copied() else {
                 return self.finish(position, 0, false);
             };
-            if self.void_from(file.number).is_some_and(|void| block >= void) && position + 1 < self.files.len() {
+            if self.void_from(file.number).is_some_and(|void| block >= void)
+                && position + 1 < self.files.len()
+            {
                 (position, block) = (position + 1, 0);
                 continue;
             }
@@ -284,7 +288,8 @@ impl<'a> Walk<'a> {
         let own = matches!(&place, Place::Batch(batch) if self.expected.is_none_or(|next| next == batch.header.number));
         let next = self.next_valid(here, expected.saturating_add(u64::from(own)));
         let confirmed = self.confirmed(here, expected);
-        let chained = |batch: &PlacedBatch, crc: Option<u32>| crc.is_none_or(|crc| crc == batch.header.previous_crc);
+        let chained =
+            |batch: &PlacedBatch, crc: Option<u32>| crc.is_none_or(|crc| crc == batch.header.previous_crc);
         match place {
             Place::Misplaced(header) => Ok(self.misdirected(here, &header, next)),
             Place::Foreign(header) if confirmed.is_some() => Ok(self.misdirected(here, &header, next)),
@@ -298,12 +303,20 @@ impl<'a> Walk<'a> {
             Place::Batch(batch) if own => Ok(self.damaged_batch(here, *batch, confirmed)),
             Place::Batch(batch) if batch.header.number > expected => {
                 let lost = batch.header.number - expected;
-                self.find(here, Verdict::ConfirmedRot(RotReason::NumberGap), Vec::new(), lost, "batches are missing");
+                self.find(
+                    here,
+                    Verdict::ConfirmedRot(RotReason::NumberGap),
+                    Vec::new(),
+                    lost,
+                    "batches are missing",
+                );
                 self.skip_to(&batch.header);
                 Ok(Step::Go(position, block))
             }
             Place::Batch(batch) => Ok(self.misdirected(here, &batch.header.clone(), next)),
-            Place::Unreadable => Ok(self.lost_here(here, Verdict::Unreadable, next, "the blocks cannot be read")),
+            Place::Unreadable => {
+                Ok(self.lost_here(here, Verdict::Unreadable, next, "the blocks cannot be read"))
+            }
             place => match confirmed {
                 Some(reason) => {
                     Ok(self.lost_here(here, Verdict::ConfirmedRot(reason), next, "no header where one was"))
@@ -333,7 +346,12 @@ impl<'a> Walk<'a> {
     }
 
     /// A header that belongs where it is and is next in number, but its batch is damaged.
-    fn damaged_batch(&mut self, here: (usize, u32), batch: PlacedBatch, confirmed: Option<RotReason>) -> Step {
+    fn damaged_batch(
+        &mut self,
+        here: (usize, u32),
+        batch: PlacedBatch,
+        confirmed: Option<RotReason>,
+    ) -> Step {
         let verdict = match confirmed {
             Some(reason) => Verdict::ConfirmedRot(reason),
             None if batch.has_bad_blocks => Verdict::Unreadable,
@@ -373,7 +391,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What should be here is lost; goes on at the next valid batch, or ends the log with an unknown end.
-    fn lost_here(
+    pub(super) fn lost_here(
         &mut self,
         here: (usize, u32),
         verdict: Verdict,
@@ -398,86 +416,20 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// No header here, and nothing later says that there was one: the end, an interrupted write, or worse.
-    fn tail(&mut self, here: (usize, u32), place: &Place) -> Step {
-        let Some(survey) = &self.survey else { return Step::Cut };
-        let is_clean = survey.is_clean();
-        let odd_size = self.files_of_odd_size(here.0);
-        let lost_segment = self.lost_segment_after(here).filter(|_| is_clean);
-        if let Some((position, block)) = survey.unreadable.first().copied() {
-            let other = self.files.get(position).map_or(0, |file| file.number);
-            let detail = format!("block {block} of segment {other} cannot be read");
-            return self.lost_here(here, Verdict::Unreadable, None, &detail);
-        }
-        if let Some((position, block)) = survey.misplaced.first().copied() {
-            let other = self.files.get(position).map_or(0, |file| file.number);
-            let detail = format!("block {block} of segment {other} holds a batch that belongs elsewhere");
-            return self.lost_here(here, Verdict::Misdirected, None, &detail);
-        }
-        if let Some(detail) = lost_segment {
-            return self.lost_here(here, Verdict::ConfirmedRot(RotReason::SealedSegment), None, &detail);
-        }
-        if let Some(number) = odd_size {
-            let detail = format!("segment {number} does not have the length it was made with");
-            return self.lost_here(here, Verdict::RotBeyondWindow, None, &detail);
-        }
-        if is_clean {
-            if self.batches > 0 || here != (0, 0) {
-                self.find(here, Verdict::EndOfLog, Vec::new(), 0, "zeros from here on");
-            }
-            return Step::End;
-        }
-        if self.exceeds_window(here) {
-            return self.lost_here(here, Verdict::RotBeyondWindow, None, "more is damaged than can have been in flight");
-        }
-        let torn = match place {
-            Place::Garbage { header_sector_is_zero } => *header_sector_is_zero,
-            _ => true,
-        };
-        let verdict = if torn { Verdict::TornTail } else { Verdict::UnconfirmedTail };
-        self.find(here, verdict, Vec::new(), 0, "the last write was interrupted");
-        Step::Cut
-    }
-
-    /// Segments are made one after the other, each only when the one before it has begun. So behind the place where the
-    /// log ends there is at most one more, and it is the next in number.
-    fn lost_segment_after(&self, here: (usize, u32)) -> Option<String> {
-        let numbers = self.files.iter().skip(here.0).map(|file| file.number);
-        let mut pairs = numbers.clone().zip(numbers.skip(1));
-        if let Some((one, _)) = pairs.find(|(one, two)| one.checked_add(1) != Some(*two)) {
-            return Some(format!("segment {} is missing", one + 1));
-        }
-        let unstarted = if here.1 == 0 { here.0 } else { here.0 + 1 };
-        let empty = self.files.get(unstarted).filter(|_| unstarted + 1 < self.files.len())?;
-        Some(format!("segment {} is empty, but a later one has been made", empty.number))
-    }
-
-    /// A file from a place on whose length is none that segments are made with.
-    fn files_of_odd_size(&self, from: usize) -> Option<u32> {
-        let declared = self.last.as_ref().map(|last| last.segment_blocks);
-        let odd = |file: &&SegmentFile| {
-            let blocks = file_blocks(file);
-            !file.bytes.is_multiple_of(BLOCK_BYTES as u64)
-                || (Some(blocks) != declared && blocks != self.segment_blocks && self.last.is_some())
-                || (self.last.as_ref().is_some_and(|last| last.segment == file.number) && Some(blocks) != declared)
-        };
-        self.files.iter().skip(from).find(odd).map(|file| file.number)
-    }
-
-    /// Whether what is not zero behind a place reaches farther than the last durable batch allowed to be in flight.
-    fn exceeds_window(&self, here: (usize, u32)) -> bool {
-        let (Some(last), Some(survey)) = (&self.last, &self.survey) else { return false };
-        survey.extents(here).any(|blocks| blocks > last.window_blocks)
-            || survey.headers.len() > last.window_batches as usize
-    }
-
     /// The numbers up to a batch that was found are lost; it is the next.
     fn skip_to(&mut self, header: &BatchHeader) {
         self.expected = Some(header.number);
         self.last_crc = Some(header.previous_crc);
     }
 
-    fn find(&mut self, here: (usize, u32), verdict: Verdict, records: Vec<NamedRecord>, lost: u64, detail: &str) {
+    pub(super) fn find(
+        &mut self,
+        here: (usize, u32),
+        verdict: Verdict,
+        records: Vec<NamedRecord>,
+        lost: u64,
+        detail: &str,
+    ) {
         let segment = self.files.get(here.0).map_or(0, |file| file.number);
         if lost > 0 {
             self.lose(lost);
@@ -532,12 +484,17 @@ impl<'a> Walk<'a> {
                 });
                 Resume::NewSegment { segment: next.checked_add(1).ok_or_else(too_many_segments)? }
             }
-            (None, _) => Resume::NewSegment { segment: last_file.checked_add(1).ok_or_else(too_many_segments)? },
+            (None, _) => {
+                Resume::NewSegment { segment: last_file.checked_add(1).ok_or_else(too_many_segments)? }
+            }
         };
         kept.retain(|number| !discard.contains(number) && Some(*number) != spare);
         self.cuts.retain(|old| cut.is_none_or(|cut| old.segment < cut.segment));
         self.cuts.extend(cut);
-        self.cuts.extend(cut.iter().flat_map(|cut| void.iter().map(|segment| CutRecord { segment: *segment, block: 0, ..*cut })));
+        self.cuts
+            .extend(cut.iter().flat_map(|cut| {
+                void.iter().map(|segment| CutRecord { segment: *segment, block: 0, ..*cut })
+            }));
         let (quarantined, single_votes) = self.replay.finish();
         let last = self.last.as_ref();
         Ok(Walked {

@@ -109,7 +109,9 @@ impl Replay {
                     Some(last) => follow(log, last.index, last.term),
                     None => follow(log, 0, NO_TERM),
                 }
-                if let Some(purged) = state.purged.filter(|purged| log.purged.is_none_or(|held| held.index < purged.index)) {
+                if let Some(purged) =
+                    state.purged.filter(|purged| log.purged.is_none_or(|held| held.index < purged.index))
+                {
                     log.purge(purged);
                 }
                 log.committed = state.committed.or(log.committed);

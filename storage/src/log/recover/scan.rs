@@ -69,7 +69,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The blocks of a run; those beyond the end of the file count as unreadable.
-    pub(super) fn blocks(&mut self, file: &SegmentFile, first: u32, count: u32) -> Result<Blocks<'_>, DiskError> {
+    pub(super) fn blocks(
+        &mut self,
+        file: &SegmentFile,
+        first: u32,
+        count: u32,
+    ) -> Result<Blocks<'_>, DiskError> {
         let held = u32::try_from(self.bad.len()).unwrap_or(0);
         let inside = self.segment == Some(file.number)
             && first >= self.first
@@ -122,7 +127,12 @@ impl<'a> Reader<'a> {
     }
 
     /// What lies at a block: the whole batch if there is one. A newer format version is an error, never damage.
-    pub(super) fn examine(&mut self, file: &SegmentFile, block: u32, store: StoreId) -> Result<Place, LogError> {
+    pub(super) fn examine(
+        &mut self,
+        file: &SegmentFile,
+        block: u32,
+        store: StoreId,
+    ) -> Result<Place, LogError> {
         let header = match self.header(file, block, store)? {
             Ok(header) => header,
             Err(place) => return Ok(place),

@@ -1,0 +1,314 @@
+//! The figures: JSON for programs, tables for people.
+
+use std::fmt;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::load::{Case, Outcome};
+use crate::machine::Machine;
+use crate::nodes::Usage;
+
+/// Latencies of one kind of operation, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Latency {
+    /// Operations counted.
+    pub(crate) count: u64,
+    /// Median.
+    pub(crate) p50_us: f64,
+    /// 99 of 100 are faster.
+    pub(crate) p99_us: f64,
+    /// 999 of 1,000 are faster.
+    pub(crate) p999_us: f64,
+    /// The slowest.
+    pub(crate) max_us: f64,
+}
+
+impl Latency {
+    /// Of a histogram in nanoseconds.
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| micros(histogram.value_at_quantile(quantile));
+        Self {
+            count: histogram.len(),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: micros(histogram.max()),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^52 ns")]
+fn micros(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people, not for sums")]
+fn ratio(count: u64, seconds: f64) -> f64 {
+    count as f64 / seconds
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people, not for sums")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// A node during one case.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct NodeFigures {
+    /// Its name.
+    pub(crate) node: String,
+    /// Whether it led when the case began.
+    pub(crate) leader: bool,
+    /// Used in the case, warm-up included.
+    pub(crate) cpu_seconds: f64,
+    /// At the case's end.
+    pub(crate) resident_bytes: u64,
+    /// Since its start.
+    pub(crate) peak_bytes: u64,
+}
+
+/// One case.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct CaseFigures {
+    /// Concurrent clients.
+    pub(crate) clients: usize,
+    /// Entries of each request.
+    pub(crate) entries_per_request: usize,
+    /// Requests that were answered in time, each second.
+    pub(crate) appends_per_second: f64,
+    /// Entries of those.
+    pub(crate) entries_per_second: f64,
+    /// Of a request.
+    pub(crate) latency: Latency,
+    /// p50 in units of the floor's write.
+    pub(crate) p50_over_floor: f64,
+    /// Requests without a receipt.
+    pub(crate) failed: u64,
+    /// The first of their errors.
+    pub(crate) first_error: Option<String>,
+    /// The load's own CPU time, in seconds.
+    pub(crate) load_cpu_seconds: f64,
+    /// By node.
+    pub(crate) nodes: Vec<NodeFigures>,
+}
+
+impl CaseFigures {
+    /// From a case's outcome.
+    pub(crate) fn new(case: &Case, outcome: &Outcome, floor: &Latency) -> Self {
+        let latency = Latency::of(&outcome.latency);
+        let appends_per_second = ratio(latency.count, outcome.measured.as_secs_f64());
+        Self {
+            clients: case.clients,
+            entries_per_request: case.entries,
+            appends_per_second,
+            entries_per_second: appends_per_second * ratio(case.entries as u64, 1.0),
+            p50_over_floor: latency.p50_us / floor.p50_us,
+            latency,
+            failed: outcome.failed,
+            first_error: outcome.first_error.clone(),
+            load_cpu_seconds: 0.0,
+            nodes: Vec::new(),
+        }
+    }
+
+    /// Adds what the nodes and the load used between two moments.
+    pub(crate) fn with_usage(
+        mut self,
+        leader: &str,
+        before: &[(String, Usage)],
+        after: &[(String, Usage)],
+        load: (&Usage, &Usage),
+    ) -> Self {
+        self.nodes = before
+            .iter()
+            .zip(after)
+            .map(|((node, before), (_, after))| NodeFigures {
+                node: node.clone(),
+                leader: node == leader,
+                cpu_seconds: after.cpu_seconds_since(before),
+                resident_bytes: after.resident_bytes,
+                peak_bytes: after.peak_bytes,
+            })
+            .collect();
+        self.load_cpu_seconds = load.1.cpu_seconds_since(load.0);
+        self
+    }
+}
+
+/// Everything of one run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Report {
+    /// What it was measured on.
+    pub(crate) machine: Machine,
+    /// The disk in the words of the disk layer.
+    pub(crate) disk: String,
+    /// The leader at the start.
+    pub(crate) leader: String,
+    /// Payload of each entry.
+    pub(crate) payload_bytes: usize,
+    /// Durability class.
+    pub(crate) class: String,
+    /// `processes` or `one process`.
+    pub(crate) mode: String,
+    /// Counted seconds of each case.
+    pub(crate) seconds: f64,
+    /// 4 KiB write linked to fdatasync, one at a time.
+    pub(crate) floor_write: Latency,
+    /// One entry to a segment log, one at a time.
+    pub(crate) floor_log: Latency,
+    /// In the order in which they were run.
+    pub(crate) cases: Vec<CaseFigures>,
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Microseconds with as many digits as mean something.
+fn shown(us: f64) -> String {
+    if us >= 10_000.0 {
+        format!("{:.1} ms", us / 1e3)
+    } else if us >= 1_000.0 {
+        format!("{:.2} ms", us / 1e3)
+    } else {
+        format!("{us:.0} us")
+    }
+}
+
+fn latencies(latency: &Latency) -> [String; 4] {
+    [latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us].map(shown)
+}
+
+impl Report {
+    fn latency_table(&self) -> Table {
+        let mut table =
+            table(&["work", "appends/s", "entries/s", "p50", "p99", "p99.9", "max", "p50 / floor", "failed"]);
+        let floors = [
+            ("floor: 4 KiB write + fdatasync", self.floor_write),
+            ("floor: segment log, one entry", self.floor_log),
+        ];
+        for (name, latency) in floors {
+            let per_second = 1e6 / latency.p50_us;
+            let mut row = vec![name.to_owned(), format!("{per_second:.0}"), String::new()];
+            row.extend(latencies(&latency));
+            row.extend([format!("{:.1}", latency.p50_us / self.floor_write.p50_us), String::new()]);
+            table.add_row(row);
+        }
+        for case in &self.cases {
+            let clients =
+                if case.clients == 1 { "1 client".to_owned() } else { format!("{} clients", case.clients) };
+            let work = match case.entries_per_request {
+                1 => clients,
+                entries => format!("{clients}, batches of {entries}"),
+            };
+            let mut row = vec![
+                work,
+                format!("{:.0}", case.appends_per_second),
+                format!("{:.0}", case.entries_per_second),
+            ];
+            row.extend(latencies(&case.latency));
+            row.extend([format!("{:.1}", case.p50_over_floor), case.failed.to_string()]);
+            table.add_row(row);
+        }
+        table
+    }
+
+    fn usage_table(&self) -> Table {
+        let mut header = vec!["node".to_owned()];
+        for case in &self.cases {
+            header.push(format!("{}x{} CPU s", case.clients, case.entries_per_request));
+        }
+        header.extend(["resident MiB".to_owned(), "peak MiB".to_owned()]);
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        let mut table = table(&header);
+        let Some(last) = self.cases.last() else { return table };
+        for (at, node) in last.nodes.iter().enumerate() {
+            let mut row =
+                vec![if node.leader { format!("{} (leads)", node.node) } else { node.node.clone() }];
+            for case in &self.cases {
+                row.push(
+                    case.nodes.get(at).map(|node| format!("{:.2}", node.cpu_seconds)).unwrap_or_default(),
+                );
+            }
+            row.extend([
+                format!("{:.0}", mebibytes(node.resident_bytes)),
+                format!("{:.0}", mebibytes(node.peak_bytes)),
+            ]);
+            table.add_row(row);
+        }
+        let mut row = vec!["the load".to_owned()];
+        row.extend(self.cases.iter().map(|case| format!("{:.2}", case.load_cpu_seconds)));
+        table.add_row(row);
+        table
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = &self.machine;
+        let gib = mebibytes(machine.memory_bytes) / 1_024.0;
+        writeln!(
+            f,
+            "{} cores of {}, {gib:.0} GiB, Linux {}, {}",
+            machine.cores, machine.cpu, machine.kernel, machine.architecture
+        )?;
+        writeln!(
+            f,
+            "five nodes ({}), leader {}, disk {}, class {}, payload {} bytes, {} s each",
+            self.mode, self.leader, self.disk, self.class, self.payload_bytes, self.seconds
+        )?;
+        writeln!(f, "{}", self.latency_table())?;
+        write!(f, "{}", self.usage_table())?;
+        for case in &self.cases {
+            if let Some(error) = &case.first_error {
+                write!(f, "\n{} clients: first error: {error}", case.clients)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::new_histogram;
+
+    #[test]
+    fn figures_follow_from_the_histogram() {
+        let mut latency = new_histogram().unwrap();
+        for ms in 1..=100 {
+            latency.record(ms * 1_000_000).unwrap();
+        }
+        let case = Case {
+            clients: 4,
+            entries: 1_000,
+            payload_bytes: 256,
+            class: tercet_proto::v1::DurabilityClass::City,
+            warm_up: std::time::Duration::ZERO,
+            measured: std::time::Duration::from_secs(10),
+            number: 0,
+        };
+        let outcome = Outcome { latency, failed: 1, first_error: Some("x".into()), measured: case.measured };
+        let floor = Latency { count: 1, p50_us: 200.0, p99_us: 0.0, p999_us: 0.0, max_us: 0.0 };
+        let figures = CaseFigures::new(&case, &outcome, &floor);
+        assert!((figures.appends_per_second - 10.0).abs() < 1e-9);
+        assert!((figures.entries_per_second - 10_000.0).abs() < 1e-6);
+        assert!((figures.latency.p50_us - 50_000.0).abs() < 100.0);
+        assert!((figures.p50_over_floor - 250.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn latencies_are_shown_with_their_unit() {
+        assert_eq!(shown(215.4), "215 us");
+        assert_eq!(shown(1_234.5), "1.23 ms");
+        assert_eq!(shown(43_210.0), "43.2 ms");
+    }
+}

@@ -1,0 +1,106 @@
+//! A group's answers to the other nodes.
+//!
+//! Invariants: a message is decoded whole before openraft sees it; "matched" is said only of what openraft says is flushed here.
+
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
+use tercet_proto::v1;
+
+use super::Group;
+use crate::raft::codec::{
+    CodecError, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+};
+use crate::raft::snapshot::{Snapshot, decode_meta};
+use crate::raft::types::term_of;
+
+impl Group {
+    /// Answers an append request of a leader.
+    ///
+    /// # Errors
+    /// The message cannot be decoded.
+    pub async fn handle_append(
+        &self,
+        request: v1::PeerAppendRequest,
+    ) -> Result<v1::PeerAppendResponse, CodecError> {
+        use v1::peer_append_response::Result as Answer;
+        let vote = vote_from_wire(request.vote)?;
+        let prev = log_id_from_wire(request.prev);
+        let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
+        let entries = entries?;
+        let last = entries.last().map(|entry| entry.log_id).or(prev);
+        let rpc = AppendEntriesRequest {
+            vote,
+            prev_log_id: prev,
+            entries,
+            leader_commit: log_id_from_wire(request.committed),
+        };
+        let answer = match self.raft.append_entries(rpc).await {
+            Ok(response) => match response.into_stream_result(prev, last) {
+                Ok(matched) => {
+                    *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    self.gate.learn(request.city_watermark);
+                    Answer::Matched(v1::PeerMatched { log_id: log_id_to_wire(matched.as_ref()) })
+                }
+                Err(StreamAppendError::Conflict(at)) => {
+                    Answer::Conflict(v1::PeerLogId { term: term_of(&at), index: at.index })
+                }
+                Err(StreamAppendError::HigherVote(vote)) => Answer::HigherVote(vote_to_wire(&vote)),
+            },
+            Err(error) => Answer::Fatal(error.to_string()),
+        };
+        Ok(v1::PeerAppendResponse { header: None, result: Some(answer) })
+    }
+
+    /// Answers a vote or pre-vote.
+    ///
+    /// # Errors
+    /// The message cannot be decoded, or Raft has stopped.
+    pub async fn handle_vote(
+        &self,
+        request: v1::PeerVoteRequest,
+        pre_vote: bool,
+    ) -> Result<v1::PeerVoteResponse, String> {
+        let vote = vote_from_wire(request.vote).map_err(|error| error.to_string())?;
+        let mut rpc = VoteRequest::new(vote, log_id_from_wire(request.last));
+        rpc.leadership_transfer = request.leadership_transfer;
+        let answered = if pre_vote { self.raft.pre_vote(rpc).await } else { self.raft.vote(rpc).await };
+        let response = answered.map_err(|error| error.to_string())?;
+        Ok(v1::PeerVoteResponse {
+            header: None,
+            vote: Some(vote_to_wire(&response.vote)),
+            granted: response.vote_granted,
+            last: log_id_to_wire(response.last_log_id.as_ref()),
+        })
+    }
+
+    /// Answers a leader transfer; an empty string means accepted.
+    ///
+    /// # Errors
+    /// The message cannot be decoded, or Raft has stopped.
+    pub async fn handle_transfer(&self, request: v1::PeerTransferRequest) -> Result<String, String> {
+        let from = vote_from_wire(request.from_leader).map_err(|error| error.to_string())?;
+        let rpc = TransferLeaderRequest::new(from, request.to_node, log_id_from_wire(request.last));
+        let answer = self.raft.handle_transfer_leader(rpc).await.map_err(|error| error.to_string())?;
+        Ok(answer.err().map(|refused| refused.to_string()).unwrap_or_default())
+    }
+
+    /// Installs a snapshot that has arrived whole.
+    ///
+    /// # Errors
+    /// The message cannot be decoded, or Raft has stopped.
+    pub async fn handle_snapshot(
+        &self,
+        vote: Option<v1::PeerVote>,
+        meta: &[u8],
+        data: bytes::Bytes,
+    ) -> Result<v1::PeerSnapshotResponse, String> {
+        let vote = vote_from_wire(vote).map_err(|error| error.to_string())?;
+        let meta = decode_meta(meta).map_err(|error| error.to_string())?;
+        let snapshot = Snapshot { meta, snapshot: data };
+        let answer =
+            self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
+        Ok(v1::PeerSnapshotResponse { header: None, vote: Some(vote_to_wire(&answer.vote)) })
+    }
+}
