@@ -235,6 +235,7 @@ async fn measure_cluster(
         class: format!("{:?}", args.class).to_lowercase(),
         mode: if args.in_process { "one process" } else { "processes" }.to_owned(),
         seconds: args.seconds,
+        floor_seconds: args.floor_seconds,
         floor_write,
         floor_log: Latency::of(&floor.append),
         cases,

@@ -10,6 +10,7 @@ mod nodes;
 mod report;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,7 +57,12 @@ struct ChildArgs {
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .with_target(false)
+        .init();
     let done = match verb {
         Verb::Cluster(args) => cluster::run(&args),
         Verb::Child(args) => be_child(args),

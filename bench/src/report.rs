@@ -155,6 +155,8 @@ pub(crate) struct Report {
     pub(crate) mode: String,
     /// Counted seconds of each case.
     pub(crate) seconds: f64,
+    /// Counted seconds of each floor.
+    pub(crate) floor_seconds: f64,
     /// 4 KiB write linked to fdatasync, one at a time.
     pub(crate) floor_write: Latency,
     /// One entry to a segment log, one at a time.
@@ -196,7 +198,7 @@ impl Report {
             ("floor: segment log, one entry", self.floor_log),
         ];
         for (name, latency) in floors {
-            let per_second = 1e6 / latency.p50_us;
+            let per_second = ratio(latency.count, self.floor_seconds);
             let mut row = vec![name.to_owned(), format!("{per_second:.0}"), String::new()];
             row.extend(latencies(&latency));
             row.extend([format!("{:.1}", latency.p50_us / self.floor_write.p50_us), String::new()]);

@@ -3,6 +3,7 @@
 //! Exit codes: 0 everything holds, 1 the harness could not do its work, 2 wrong usage, 5 a violation.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -87,7 +88,12 @@ struct ChildArgs {
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .with_target(false)
+        .init();
     let done = match verb {
         Verb::Run(args) => run_scenario(&args),
         Verb::Check(args) => check_files(&args),

@@ -94,7 +94,8 @@ pub async fn run(scenario: &Scenario, options: &RunOptions) -> Result<Report> {
     let history = History::load(&history_file)?;
     let report = Report {
         version: status.version,
-        disk: status.disk,
+        // Behind the comma stands one node's directory.
+        disk: status.disk.split(',').next().unwrap_or_default().to_owned(),
         links: link_reports(&cluster),
         ..judge(scenario, options.seed, &history, &finals, happened)
     };

@@ -193,9 +193,11 @@ fn open_log(dir: &Path, setting: DiskSetting) -> Result<(SegmentLog, RecoveryRep
     let description = disk.description();
     let (log, report) = SegmentLog::open(disk, LogOptions::default())
         .map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
-    if !report.quarantined.is_empty() {
-        let what = report.quarantined.iter().map(|(group, lost)| format!("group {group}: {lost:?}"));
-        let what = what.collect::<Vec<_>>().join("; ");
+    // A lost batch may have held any group's records, even those of a group that nothing else in the log names.
+    if !report.quarantined.is_empty() || report.lost_batches > 0 {
+        let groups = report.quarantined.iter().map(|(group, lost)| format!("group {group}: {lost:?}"));
+        let batches = (report.lost_batches > 0).then(|| format!("{} whole batches", report.lost_batches));
+        let what = groups.chain(batches).collect::<Vec<_>>().join("; ");
         log.close();
         return Err(ServerError::Rot { dir: dir.to_path_buf(), what });
     }

@@ -179,7 +179,10 @@ impl SegmentLog {
             let mut state = self.0.shared.lock();
             state.accepts()?;
             state.groups.entry(group).or_default().committed = Some(committed);
-            state.committed.insert(group, committed).is_none() && state.committed.len() == 1
+            let first = state.committed.insert(group, committed).is_none() && state.committed.len() == 1;
+            // Otherwise the next batch or the idle deadline is coming anyway: waking the committer would cost a busy node
+            // a thread switch a commit.
+            first && state.is_resting
         };
         if first {
             self.0.shared.kick();

@@ -71,6 +71,9 @@ impl Processes {
         let topology_file = dir.join("topology.toml");
         write_topology(topology, &topology_file)?;
         let mut started = Self(Vec::new());
+        // Nodes that share a machine share its cores: five runtimes with a worker a core each would only fight for them.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = (cores / topology.nodes.len().max(1)).max(1);
         for node in &topology.nodes {
             let log = dir.join(format!("{}.log", node.name));
             let output = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
@@ -81,6 +84,7 @@ impl Processes {
                 .arg(&topology_file)
                 .arg("--data-dir")
                 .arg(dir.join(&node.name))
+                .env("TOKIO_WORKER_THREADS", workers.to_string())
                 .stdin(Stdio::null())
                 .stdout(output.try_clone()?)
                 .stderr(output)

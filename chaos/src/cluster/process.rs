@@ -246,29 +246,29 @@ impl ProcessCluster {
         Ok(())
     }
 
-    /// Starts killed nodes again and waits until they answer.
+    /// Starts killed nodes again and waits until they answer. One that another fault's end has started already is left.
     ///
     /// # Errors
     /// One does not come back.
     pub async fn restart(&self, hit: &[Member]) -> Result<(), ClusterError> {
-        for node in self.of(hit) {
+        for node in self.of(hit).filter(|node| !node.process().wanted) {
             self.launch(node)?;
         }
         join_all(self.of(hit).map(|node| self.answers(node))).await.into_iter().collect()
     }
 
-    /// SIGSTOP to all of them.
+    /// SIGSTOP to all of them that are not killed.
     ///
     /// # Errors
-    /// One is not running.
+    /// One had ended unasked, or the system refuses.
     pub fn pause(&self, hit: &[Member]) -> Result<(), ClusterError> {
         self.signal(hit, "pausing it", Child::pause)
     }
 
-    /// SIGCONT to all of them.
+    /// SIGCONT to all of them that are not killed.
     ///
     /// # Errors
-    /// One is not running.
+    /// One had ended unasked, or the system refuses.
     pub fn resume(&self, hit: &[Member]) -> Result<(), ClusterError> {
         self.signal(hit, "resuming it", Child::resume)
     }
@@ -281,7 +281,10 @@ impl ProcessCluster {
     ) -> Result<(), ClusterError> {
         for node in self.of(hit) {
             node.check()?;
-            if let Some(child) = &mut node.process().child {
+            let mut process = node.process();
+            if process.wanted
+                && let Some(child) = &mut process.child
+            {
                 signal(child).map_err(|error| node.error(what, &error))?;
             }
         }

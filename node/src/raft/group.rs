@@ -123,6 +123,10 @@ fn config(params: &GroupParams) -> Config {
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         max_payload_entries: ENTRIES_PER_REQUEST_MAX,
         max_append_entries: Some(ENTRIES_PER_APPEND_MAX),
+        // A follower that has just acknowledged entries needs no heartbeat.
+        heartbeat_min_interval: Some(
+            timing.heartbeat_ms.min(timing.election_min_ms.saturating_sub(timing.heartbeat_ms) / 2),
+        ),
         // The whole log is kept (DESIGN: Retention).
         snapshot_policy: SnapshotPolicy::Never,
         replication_lag_threshold: u64::MAX,

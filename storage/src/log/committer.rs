@@ -517,8 +517,9 @@ impl Committer {
             self.shared.sleeping.store(false, Ordering::SeqCst);
             return Wait::No;
         }
-        let state = self.shared.lock();
-        if !self.in_flight.is_empty() || !self.needs_confirming(&state, self.oldest(&state)) {
+        let mut state = self.shared.lock();
+        state.is_resting = self.in_flight.is_empty() && !self.needs_confirming(&state, self.oldest(&state));
+        if state.is_resting || !self.in_flight.is_empty() {
             return Wait::Forever;
         }
         Wait::AtMostUs(self.idle_deadline_us().saturating_sub(now_us).max(1))

@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) queued_bytes: usize,
     pub(crate) votes: VecDeque<VoteWork>,
     pub(crate) committed: BTreeMap<GroupId, LogPoint>,
+    /// The committer waits with nothing in flight and nothing to confirm: only a kick ends that.
+    pub(crate) is_resting: bool,
     pub(crate) segments: Segments,
     pub(crate) failure: Option<LogError>,
     pub(crate) closing: Closing,
@@ -160,6 +162,7 @@ impl State {
             queued_bytes: 0,
             votes: VecDeque::new(),
             committed: BTreeMap::new(),
+            is_resting: false,
             segments,
             failure: None,
             closing: Closing::No,
