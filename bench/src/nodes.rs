@@ -7,11 +7,11 @@ mod in_process;
 mod process;
 mod usage;
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tercet_node::loopback::free_address;
 use tercet_proto::client::Client;
 use tercet_proto::topology::{DiskSetting, Topology};
 
@@ -62,24 +62,14 @@ impl Nodes {
     }
 }
 
-/// The default topology (2-2-1) on free ports.
+/// The default topology (2-2-1) on free addresses.
 pub(crate) fn topology(disk: DiskSetting) -> Result<Topology> {
     let mut topology = Topology::default_on(ANY_BASE_PORT)?;
     topology.cluster.name = "bench".into();
     topology.storage.disk = disk;
-    // All at once, so that all are different. They may be taken by others in the moment before the nodes bind them; the
-    // nodes say so then.
-    let listeners = (0..topology.nodes.len() * 3)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<Result<Vec<_>, _>>()
-        .context("finding free ports")?;
-    let mut addresses = Vec::new();
-    for listener in &listeners {
-        addresses.push(listener.local_addr()?.to_string());
-    }
-    for (node, own) in topology.nodes.iter_mut().zip(addresses.as_chunks::<3>().0) {
-        let [peer, client, metrics] = own.clone();
-        (node.peer, node.client, node.metrics) = (peer, client, Some(metrics));
+    let free = || anyhow::Ok(free_address().context("finding free addresses")?.to_string());
+    for node in &mut topology.nodes {
+        (node.peer, node.client, node.metrics) = (free()?, free()?, Some(free()?));
     }
     topology.validate()?;
     Ok(topology)

@@ -1,7 +1,6 @@
 //! The cluster under test: who its members are, and how real processes are made one ([`process`]).
 
 pub mod child;
-mod ports;
 pub mod process;
 
 use crate::proxy::Endpoint;

@@ -129,7 +129,8 @@ async fn happen(
     let driven = {
         let driving = async {
             let driven = drive(cluster, recorder, scenario.steps(), within).await?;
-            tokio::time::sleep_until((begun + scenario.workload.duration.into()).into()).await;
+            let length = Duration::from(scenario.workload.duration);
+            tokio::time::sleep_until((begun + length).into()).await;
             tokio::time::sleep(scenario.workload.tail.into()).await;
             Ok::<Driven, ClusterError>(driven)
         };

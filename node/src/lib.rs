@@ -12,6 +12,7 @@
 //! | [`controller`] | forming the cluster, the registry of nodes |
 //! | [`telemetry`] | metrics |
 //! | [`ctl`] | the verbs of the `tercet` command |
+//! | [`loopback`] | addresses for clusters on one machine: tests, benchmarks, chaos |
 
 pub mod admission;
 pub mod controller;
@@ -19,6 +20,7 @@ pub mod ctl;
 pub mod identity;
 pub mod keys;
 pub mod ledger;
+pub mod loopback;
 pub mod node;
 pub mod placement;
 pub mod raft;

@@ -18,13 +18,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use tercet_node::loopback::free_address;
 use tercet_proto::client::{Client, ClientError, ClientOptions};
 use tercet_proto::v1;
 
 use super::child::{Child, Nursery, describe};
-use super::{Member, Members, ports};
+use super::{Member, Members};
 use crate::proxy::{Endpoint, LinkCounts, LinkFault, Network};
 use crate::scenario::ClusterPlan;
 
@@ -168,7 +167,7 @@ impl ProcessCluster {
         let shape = topology::link_shape(&members, plan);
         let mut network = Network::new(&members.endpoints(), shape, options.seed)
             .map_err(|error| ClusterError::io("the network's timers", &error))?;
-        let real = real_addresses(&members, options.seed)?;
+        let real = real_addresses(&members)?;
         let nodes = make_nodes(&members, plan, &options, &mut network, &real).await?;
         let cluster = Self {
             nodes,
@@ -476,16 +475,14 @@ fn lagging(
     None
 }
 
-fn real_addresses(members: &Members, seed: u64) -> Result<BTreeMap<u64, Addresses>, ClusterError> {
-    let count = members.iter().count();
-    let mut random = StdRng::seed_from_u64(seed ^ u64::from(std::process::id()));
-    let ports = ports::free(count * 3, &mut random).map_err(|error| ClusterError::io("ports", &error))?;
-    let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    let of_node = |(member, ports): (&Member, &[u16; 3])| {
-        let [peer, client, metrics] = ports.map(local);
-        (member.id, Addresses { peer, client, metrics })
+fn real_addresses(members: &Members) -> Result<BTreeMap<u64, Addresses>, ClusterError> {
+    let free = || {
+        let address = free_address().map_err(|error| ClusterError::io("an address for a node", &error))?;
+        Ok(SocketAddr::V4(address))
     };
-    Ok(members.iter().zip(ports.as_chunks::<3>().0).map(of_node).collect())
+    let of_node =
+        |member: &Member| Ok((member.id, Addresses { peer: free()?, client: free()?, metrics: free()? }));
+    members.iter().map(of_node).collect()
 }
 
 fn observer(real: &BTreeMap<u64, Addresses>) -> Result<Client, ClusterError> {

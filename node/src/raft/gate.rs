@@ -92,7 +92,7 @@ impl Gate {
         let drained = self.lead_locked(&mut inner, term);
         drop(inner);
         drained.into_iter().for_each(|held| held(Release::Demoted));
-        self.local_flushed();
+        self.local_flushed(self.log.state(self.group).durable_last.map_or(0, |point| point.index));
     }
 
     fn lead_locked(&self, inner: &mut Inner, term: u64) -> Vec<Held> {
@@ -130,14 +130,13 @@ impl Gate {
         self.advance();
     }
 
-    /// This node's own log has been flushed further.
-    pub fn local_flushed(&self) {
-        let flushed = self.log.state(self.group).durable_last.map_or(0, |point| point.index);
+    /// This node's own log has been flushed through `index`.
+    pub fn local_flushed(&self, index: u64) {
         {
             let mut inner = self.inner();
             let Some(leading) = inner.leading.as_mut() else { return };
             let term = leading.term;
-            leading.acks.acknowledge(term, self.node_id, flushed);
+            leading.acks.acknowledge(term, self.node_id, index);
         }
         self.advance();
     }

@@ -174,7 +174,7 @@ impl Group {
         let flush_gate = gate.clone();
         let on_flush = Arc::new(move |index| {
             flushed_tx.send_replace(index);
-            flush_gate.local_flushed();
+            flush_gate.local_flushed(index);
         });
         let store = LogStore::new(params.log.clone(), group, on_flush);
         let network = NetworkFactory::new(params.peers.clone(), group, gate.clone());
@@ -203,6 +203,7 @@ impl Group {
     fn follow_leadership(self: Arc<Self>) {
         tokio::spawn(async move {
             let mut metrics = self.raft.server_metrics();
+            let mut told = None;
             loop {
                 let now = {
                     let seen = metrics.borrow_and_update();
@@ -212,12 +213,15 @@ impl Group {
                         leads: seen.state == ServerState::Leader,
                     }
                 };
-                if now.leads {
-                    self.gate.lead(now.term);
-                } else {
-                    self.gate.demote();
+                // The metrics change with every entry; leadership does not.
+                if told.replace(now) != Some(now) {
+                    if now.leads {
+                        self.gate.lead(now.term);
+                    } else {
+                        self.gate.demote();
+                    }
+                    self.leadership.send_replace(now);
                 }
-                self.leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
                 if metrics.changed().await.is_err() {
                     self.gate.demote();
                     return;

@@ -1,27 +1,29 @@
-//! openraft's network over gRPC: one channel per peer, one append stream per peer and group.
+//! openraft's network over gRPC: one channel per peer, an append stream per peer and group, and one for its heartbeats.
 //!
 //! Invariants: pre-vote, leader transfer and the append stream are all real (openraft's defaults grant, refuse and serialise);
-//! answers come in the order of the requests; heartbeats and log entries share the stream; every acknowledgement is shown to
-//! the gate with the term that it was given in.
+//! answers come in the order of the requests; every acknowledgement is shown to the gate with the term that it was given in.
 
+mod exchange;
+mod hold;
 pub mod link;
 pub mod peers;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::base::BoxFuture;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
-    TransferLeaderRequest, VoteRequest, VoteResponse,
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 use tercet_proto::v1;
 
+use self::exchange::exchange;
 use self::link::{AppendLink, LinkError};
 use self::peers::Peers;
 use super::codec::{
@@ -29,11 +31,8 @@ use super::codec::{
 };
 use super::gate::Gate;
 use super::snapshot::{Snapshot, SnapshotData, snapshot_chunks};
-use super::types::{Entry, LogId, TypeConfig, Vote};
-use std::sync::Arc;
+use super::types::{TypeConfig, Vote};
 
-/// Append requests on their way to one follower. Further entries wait and travel together in the next request.
-const REQUESTS_IN_FLIGHT_MAX: usize = 8;
 /// A unary question to a peer is given up after this, whatever openraft allows.
 const UNARY_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
@@ -60,7 +59,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 
     async fn new_client(&mut self, target: u64, (): &()) -> Network {
         Network {
-            link: self.peers.link(target, self.group),
+            link: self.peers.link(target),
             peers: self.peers.clone(),
             target,
             group: self.group,
@@ -142,38 +141,6 @@ impl Network {
     }
 }
 
-/// The last log id that a request ends with.
-fn last_of(prev: Option<LogId>, entries: &[Entry]) -> Option<LogId> {
-    entries.last().map(|entry| entry.log_id).or(prev)
-}
-
-/// What a follower's answer means to openraft, and to the gate.
-fn append_result(
-    response: v1::PeerAppendResponse,
-    gate: &Gate,
-    term: u64,
-    target: u64,
-) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
-    use v1::peer_append_response::Result as Answer;
-    match response.result {
-        Some(Answer::Matched(matched)) => {
-            let log_id = log_id_from_wire(matched.log_id);
-            gate.acknowledged(term, target, log_id.map(|id| id.index));
-            Ok(Ok(log_id))
-        }
-        Some(Answer::Conflict(at)) => match log_id_from_wire(Some(at)) {
-            Some(log_id) => Ok(Err(StreamAppendError::Conflict(log_id))),
-            None => Err(broken("a conflict without a log id")),
-        },
-        Some(Answer::HigherVote(vote)) => {
-            let vote = vote_from_wire(Some(vote)).map_err(codec_error)?;
-            Ok(Err(StreamAppendError::HigherVote(vote)))
-        }
-        Some(Answer::Fatal(why)) => Err(unreachable(why)),
-        None => Err(broken("an append answer without a result")),
-    }
-}
-
 impl openraft::network::NetBackoff<TypeConfig> for Network {
     fn backoff(&self) -> Option<openraft::network::Backoff> {
         None
@@ -189,21 +156,7 @@ impl openraft::network::NetStreamAppend<TypeConfig> for Network {
     where
         S: futures::Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let this = &*self;
-        let results = input
-            .map(move |rpc| {
-                let term = rpc.vote.leader_id.term;
-                let last = last_of(rpc.prev_log_id, &rpc.entries);
-                // The request is queued here, in order; only its answer is awaited below.
-                let queued = this.append_message(rpc).map(|message| this.link.call(message));
-                async move {
-                    let answer = queued.map_err(codec_error)?.await.map_err(link_error)?;
-                    tracing::trace!(target = this.target, ?last, "append answered");
-                    append_result(answer, &this.gate, term, this.target)
-                }
-            })
-            .buffered(REQUESTS_IN_FLIGHT_MAX);
-        let results: AppendResults<'s> = results.boxed();
+        let results = exchange(self, input);
         Box::pin(async move { Ok(results) })
     }
 }

@@ -6,14 +6,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt};
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 use tercet_proto::v1::peer_server::Peer;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
@@ -67,11 +66,54 @@ fn internal(why: impl std::fmt::Display) -> Status {
     refuse(Refusal::new(Reason::Internal, "", why.to_string()))
 }
 
-async fn answer_append(
-    group: Arc<Group>,
-    request: v1::PeerAppendRequest,
-) -> Result<v1::PeerAppendResponse, Status> {
-    group.handle_append(request).await.map_err(internal)
+type AppendAnswer = Result<v1::PeerAppendResponse, Status>;
+
+/// One append stream: what is being worked on, and where more comes from. No task of its own: whoever writes the answers
+/// drives it.
+struct Appends {
+    service: PeerService,
+    /// None when the leader will send no more, or has sent what cannot be answered.
+    requests: Option<Streaming<v1::PeerAppendRequest>>,
+    in_work: FuturesOrdered<BoxFuture<'static, AppendAnswer>>,
+    stopping: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Appends {
+    /// The next answer in the order of the requests; `None` when all are answered and no more come, or the node stops.
+    async fn next(&mut self) -> Option<AppendAnswer> {
+        loop {
+            if self.requests.is_none() && self.in_work.is_empty() {
+                return None;
+            }
+            let takes_more = self.in_work.len() < APPENDS_AT_ONCE;
+            tokio::select! {
+                biased;
+                Some(answer) = self.in_work.next(), if !self.in_work.is_empty() => return Some(answer),
+                request = next_of(&mut self.requests), if takes_more && self.requests.is_some() => match request {
+                    Some(request) => self.begin(request),
+                    None => self.requests = None,
+                },
+                () = stopped(&mut self.stopping) => return None,
+            }
+        }
+    }
+
+    /// Works are polled in the order of arrival, so Raft sees the requests in that order.
+    fn begin(&mut self, request: v1::PeerAppendRequest) {
+        let work: BoxFuture<'static, AppendAnswer> = match self.service.group(request.header.as_ref()) {
+            Ok(group) => Box::pin(async move { group.handle_append(request).await.map_err(internal) }),
+            Err(status) => {
+                self.requests = None;
+                Box::pin(std::future::ready(Err(status)))
+            }
+        };
+        self.in_work.push_back(work);
+    }
+}
+
+/// A stream that breaks has ended: the leader will open another one.
+async fn next_of(requests: &mut Option<Streaming<v1::PeerAppendRequest>>) -> Option<v1::PeerAppendRequest> {
+    requests.as_mut()?.message().await.ok().flatten()
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -100,36 +142,16 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<v1::PeerAppendRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
-        let mut requests = request.into_inner();
-        let (answers, stream) = mpsc::channel(APPENDS_AT_ONCE);
-        let service = Self::new(self.node.clone());
-        let mut stopping = self.node.stopping.clone();
-        tokio::spawn(async move {
-            let mut in_work = FuturesOrdered::new();
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(answer) = in_work.next(), if !in_work.is_empty() => {
-                        if answers.send(answer).await.is_err() {
-                            return;
-                        }
-                    }
-                    message = requests.message(), if in_work.len() < APPENDS_AT_ONCE => match message {
-                        Ok(Some(request)) => match service.group(request.header.as_ref()) {
-                            // Polled in the order of arrival, so Raft sees the requests in that order.
-                            Ok(group) => in_work.push_back(answer_append(group, request)),
-                            Err(status) => {
-                                let _ = answers.send(Err(status)).await;
-                                return;
-                            }
-                        },
-                        Ok(None) | Err(_) => return,
-                    },
-                    () = stopped(&mut stopping) => return,
-                }
-            }
+        let appends = Appends {
+            service: Self::new(self.node.clone()),
+            requests: Some(request.into_inner()),
+            in_work: FuturesOrdered::new(),
+            stopping: self.node.stopping.clone(),
+        };
+        let answers = futures::stream::unfold(appends, |mut appends| async move {
+            appends.next().await.map(|answer| (answer, appends))
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn vote(

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -19,10 +18,9 @@ use tercet_proto::v1;
 /// How long a condition may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A free loopback address. The port is free now; a cluster that loses the race for it fails with a clear error.
+/// An address for one listener of this test.
 pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").to_string()
+    tercet_node::loopback::free_address().expect("a free address").to_string()
 }
 
 /// The default topology with free ports.

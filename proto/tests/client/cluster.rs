@@ -6,7 +6,8 @@
 mod service;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,7 @@ impl Cluster {
     async fn start_with(count: usize, wrong: bool) -> Self {
         let mut listeners = Vec::new();
         for _ in 0..count {
-            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+            listeners.push(TcpListener::bind(free_address()).await.unwrap());
         }
         let addresses: Vec<String> =
             listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
@@ -200,8 +201,16 @@ impl Cluster {
 
 /// An address where nobody listens.
 pub(crate) fn unused_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    free_address().to_string()
+}
+
+/// An address of this process alone (its id makes the host), given out once: neither another test nor the local end of a
+/// connection takes it, not even while nobody listens on it.
+fn free_address() -> SocketAddrV4 {
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(10_000);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+    SocketAddrV4::new(Ipv4Addr::new(127, 64 | (high & 63), middle, low), port)
 }
 
 pub(crate) fn entry(key: &str) -> v1::Entry {

@@ -132,16 +132,12 @@ fn check_ports(topology: &Topology, hint: &str) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// A topology whose ports were free a moment ago.
+    /// A topology on addresses that only this test has.
     fn free_topology() -> Topology {
         let mut topology = Topology::default_on(7_000).expect("the default");
-        let held: Vec<TcpListener> =
-            (0..15).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let mut addresses = held.iter().map(|held| held.local_addr().expect("an address").to_string());
+        let free = || crate::loopback::free_address().expect("an address").to_string();
         for node in &mut topology.nodes {
-            node.peer = addresses.next().expect("an address");
-            node.client = addresses.next().expect("an address");
-            node.metrics = addresses.next();
+            (node.peer, node.client, node.metrics) = (free(), free(), Some(free()));
         }
         topology
     }

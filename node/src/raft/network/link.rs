@@ -1,16 +1,16 @@
-//! The append stream to one follower: a queue in front of one long-lived bidirectional gRPC stream.
+//! The append stream to one follower: one long-lived bidirectional gRPC stream, opened when it is needed.
 //!
-//! Invariants: requests leave in the order of `call`; the n-th answer belongs to the n-th request of the stream; when the stream
-//! breaks or falls silent, every waiting request fails and the next one opens a new stream.
+//! Invariants: requests leave in the order of `send`; the n-th answer belongs to the n-th request of the stream; a stream that
+//! breaks, falls silent under a request, or is abandoned with answers outstanding is closed, and the next `send` opens
+//! another one. No task of its own: whoever sends also waits for the answers.
 
-use std::collections::VecDeque;
-use std::future::Future;
 use std::time::Duration;
 
 use tercet_proto::v1;
 use tercet_proto::v1::peer_client::PeerClient;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 /// Why a request was not answered; it may have been carried out.
@@ -22,109 +22,115 @@ pub enum LinkError {
     Broken(String),
 }
 
-struct Call {
-    request: v1::PeerAppendRequest,
-    answer: oneshot::Sender<Result<v1::PeerAppendResponse, LinkError>>,
+struct Open {
+    requests: mpsc::UnboundedSender<v1::PeerAppendRequest>,
+    answers: Streaming<v1::PeerAppendResponse>,
 }
 
-/// A handle; clones share the stream.
-#[derive(Clone)]
+/// The stream, open or not.
 pub struct AppendLink {
-    calls: mpsc::UnboundedSender<Call>,
+    client: PeerClient<Channel>,
+    silence: Duration,
+    open: Option<Open>,
+    unanswered: usize,
 }
 
 impl AppendLink {
-    /// A link over `channel`; a stream that answers nothing for `silence` is given up. The task ends with the last handle.
+    /// A link over `client`'s channel; a stream that leaves a request unanswered for `silence` is given up.
     #[must_use]
     pub fn new(client: PeerClient<Channel>, silence: Duration) -> Self {
-        let (calls, queue) = mpsc::unbounded_channel();
-        tokio::spawn(run(client, queue, silence));
-        Self { calls }
+        Self { client, silence, open: None, unanswered: 0 }
     }
 
-    /// Queues a request now and returns its answer. The caller bounds how many are under way.
-    pub fn call(
-        &self,
-        request: v1::PeerAppendRequest,
-    ) -> impl Future<Output = Result<v1::PeerAppendResponse, LinkError>> + Send + 'static {
-        let (answer, waiting) = oneshot::channel();
-        let queued = self.calls.send(Call { request, answer }).is_ok();
-        async move {
-            if !queued {
-                return Err(LinkError::Unreachable("the node is stopping".into()));
-            }
-            waiting.await.unwrap_or_else(|_| Err(LinkError::Broken("the link was closed".into())))
+    /// Requests without an answer yet.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
+    /// Gives up the stream if answers are outstanding: they would be taken for those of later requests.
+    pub fn begin(&mut self) {
+        if self.unanswered > 0 {
+            self.close();
         }
     }
-}
 
-async fn run(mut client: PeerClient<Channel>, mut queue: mpsc::UnboundedReceiver<Call>, silence: Duration) {
-    while let Some(first) = queue.recv().await {
-        session(&mut client, first, &mut queue, silence).await;
+    fn close(&mut self) {
+        self.open = None;
+        self.unanswered = 0;
     }
-}
 
-/// One stream, from its first request to its end.
-async fn session(
-    client: &mut PeerClient<Channel>,
-    first: Call,
-    queue: &mut mpsc::UnboundedReceiver<Call>,
-    silence: Duration,
-) {
-    let (requests, outgoing) = mpsc::unbounded_channel();
-    let mut waiting = VecDeque::new();
-    send(&requests, &mut waiting, first);
-    let opened = tokio::time::timeout(silence, client.append_entries(UnboundedReceiverStream::new(outgoing)));
-    let mut answers = match opened.await {
-        Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => return fail(waiting, queue, LinkError::Unreachable(status.to_string())),
-        Err(_) => return fail(waiting, queue, LinkError::Unreachable("no answer to a new stream".into())),
-    };
-    loop {
-        // Silence counts only while something is waiting for an answer.
-        let quiet = async {
-            if waiting.is_empty() {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(silence).await;
-        };
-        tokio::select! {
-            biased;
-            answer = answers.message() => match answer {
-                Ok(Some(response)) => {
-                    if let Some(call) = waiting.pop_front() {
-                        // openraft may have dropped the request; its answer is then nobody's.
-                        let _ = call.send(Ok(response));
-                    }
+    /// Sends a request, on a new stream if there is none. The caller bounds how many are unanswered.
+    ///
+    /// # Errors
+    /// No stream can be opened, or it has ended under earlier requests.
+    pub async fn send(&mut self, request: v1::PeerAppendRequest) -> Result<(), LinkError> {
+        let request = match &self.open {
+            Some(open) => match open.requests.send(request) {
+                Ok(()) => {
+                    self.unanswered += 1;
+                    return Ok(());
                 }
-                Ok(None) => return fail(waiting, queue, LinkError::Broken("the peer closed the stream".into())),
-                Err(status) => return fail(waiting, queue, LinkError::Broken(status.to_string())),
+                Err(_) if self.unanswered > 0 => {
+                    self.close();
+                    return Err(LinkError::Broken("the stream has ended".into()));
+                }
+                Err(mpsc::error::SendError(request)) => request,
             },
-            call = queue.recv() => match call {
-                Some(call) => send(&requests, &mut waiting, call),
-                None => return,
-            },
-            () = quiet => {
-                return fail(waiting, queue, LinkError::Broken(format!("silent for {} ms", silence.as_millis())));
+            None => request,
+        };
+        self.reopen(request).await
+    }
+
+    async fn reopen(&mut self, first: v1::PeerAppendRequest) -> Result<(), LinkError> {
+        self.close();
+        let (requests, outgoing) = mpsc::unbounded_channel();
+        // It waits in the channel until the stream is open; the receiver is below.
+        let _ = requests.send(first);
+        let opening = self.client.append_entries(UnboundedReceiverStream::new(outgoing));
+        let answers = tokio::time::timeout(self.silence, opening)
+            .await
+            .map_err(|_| LinkError::Unreachable("no answer to a new stream".into()))?
+            .map_err(|status| LinkError::Unreachable(status.to_string()))?
+            .into_inner();
+        self.open = Some(Open { requests, answers });
+        self.unanswered = 1;
+        Ok(())
+    }
+
+    /// The next answer. Waits for ever while nothing is unanswered. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// The stream has ended or fallen silent under a request; it is closed then.
+    pub async fn answer(&mut self) -> Result<v1::PeerAppendResponse, LinkError> {
+        loop {
+            let Some(open) = &mut self.open else { return std::future::pending().await };
+            let ended = if self.unanswered == 0 {
+                // Only to hear of its end.
+                open.answers.message().await
+            } else {
+                match tokio::time::timeout(self.silence, open.answers.message()).await {
+                    Ok(ended) => ended,
+                    Err(_) => Err(tonic::Status::deadline_exceeded(format!(
+                        "silent for {} ms",
+                        self.silence.as_millis()
+                    ))),
+                }
+            };
+            let why = match ended {
+                Ok(Some(answer)) if self.unanswered > 0 => {
+                    self.unanswered -= 1;
+                    return Ok(answer);
+                }
+                Ok(Some(_)) => "an answer to nothing".to_owned(),
+                Ok(None) => "the peer closed the stream".to_owned(),
+                Err(status) => status.to_string(),
+            };
+            let was_idle = self.unanswered == 0;
+            self.close();
+            if !was_idle {
+                return Err(LinkError::Broken(why));
             }
         }
-    }
-}
-
-type Waiting = VecDeque<oneshot::Sender<Result<v1::PeerAppendResponse, LinkError>>>;
-
-fn send(requests: &mpsc::UnboundedSender<v1::PeerAppendRequest>, waiting: &mut Waiting, call: Call) {
-    waiting.push_back(call.answer);
-    // A closed stream shows itself as the end of the answers, which fails everything that waits.
-    let _ = requests.send(call.request);
-}
-
-/// Fails everything that waits, and what was queued behind it.
-fn fail(waiting: Waiting, queue: &mut mpsc::UnboundedReceiver<Call>, error: LinkError) {
-    for answer in waiting {
-        let _ = answer.send(Err(error.clone()));
-    }
-    while let Ok(call) = queue.try_recv() {
-        let _ = call.answer.send(Err(error.clone()));
     }
 }

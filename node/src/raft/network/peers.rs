@@ -4,7 +4,7 @@
 //! a dead connection is noticed by HTTP/2 keep-alive even when the network only swallows packets.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tercet_proto::v1;
@@ -39,7 +39,6 @@ pub struct BadAddress {
 pub struct Peers {
     identity: Arc<Identity>,
     channels: BTreeMap<u64, Channel>,
-    links: Mutex<BTreeMap<(u64, u32), AppendLink>>,
     silence: Duration,
 }
 
@@ -67,7 +66,7 @@ impl Peers {
                 .initial_connection_window_size(WINDOW_BYTES);
             channels.insert(node, endpoint.connect_lazy());
         }
-        Ok(Self { identity, channels, links: Mutex::default(), silence })
+        Ok(Self { identity, channels, silence })
     }
 
     /// Ids of all other nodes.
@@ -107,19 +106,13 @@ impl Peers {
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// The append stream to a node for a group. A node outside the topology gets a link that never connects.
+    /// A new append stream to a node. A node outside the topology gets one that never connects.
     #[must_use]
-    pub fn link(&self, node: u64, group: u32) -> AppendLink {
-        let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        links
-            .entry((node, group))
-            .or_insert_with(|| {
-                let client = self.client(node).unwrap_or_else(|unknown| {
-                    tracing::error!(%unknown, "the membership names a node that the topology does not have");
-                    PeerClient::new(Endpoint::from_static("http://0.0.0.0:0").connect_lazy())
-                });
-                AppendLink::new(client, self.silence)
-            })
-            .clone()
+    pub fn link(&self, node: u64) -> AppendLink {
+        let client = self.client(node).unwrap_or_else(|unknown| {
+            tracing::error!(%unknown, "the membership names a node that the topology does not have");
+            PeerClient::new(Endpoint::from_static("http://0.0.0.0:0").connect_lazy())
+        });
+        AppendLink::new(client, self.silence)
     }
 }
