@@ -13,7 +13,9 @@ use tercet_proto::v1;
 
 use crate::ledger::{Command, PreparedCommand};
 use crate::node::Node;
+use crate::raft::group::Group;
 use crate::raft::proposer::Proposed;
+use crate::repair::supervise;
 
 const HELLO_TIMEOUT: Duration = Duration::from_millis(800);
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
@@ -31,8 +33,9 @@ pub fn start(node: &Arc<Node>) {
     for task in tasks {
         spawn_until_stopped(node, task);
     }
-    for group in &node.groups {
-        spawn_until_stopped(node, Box::pin(report_leadership(node.clone(), group.id())));
+    for group in 0..node.groups.count() {
+        spawn_until_stopped(node, Box::pin(report_leadership(node.clone(), group)));
+        spawn_until_stopped(node, Box::pin(supervise(node.clone(), group)));
     }
 }
 
@@ -94,7 +97,8 @@ async fn take_part(node: Arc<Node>) {
     let Some(turn) = voters.iter().position(|id| *id == own) else { return };
     let turn = FORMING_TURN.saturating_mul(u32::try_from(turn).unwrap_or(u32::MAX));
     let ready_since = Instant::now();
-    for group in &node.groups {
+    for group in 0..node.groups.count() {
+        let group = node.groups.when_running(group).await;
         while !group.is_initialized().await {
             let answers = hello_all(&node).await;
             let voters_fresh =
@@ -115,7 +119,7 @@ async fn take_part(node: Arc<Node>) {
 
 /// Whether this node has formed group 0 in this run: then it forms the others, too.
 fn formed_here(node: &Node) -> bool {
-    node.fresh && node.group_zero().leader().is_some()
+    node.fresh && node.group_zero().is_ok_and(|zero| zero.leader().is_some())
 }
 
 /// Waits until a majority of the voters says that this node's id is not another data directory's. False: it is.
@@ -148,10 +152,7 @@ async fn admit(node: &Node, own: u64, voters: &[u64]) -> bool {
 async fn keep_registry(node: Arc<Node>) {
     loop {
         tokio::time::sleep(REGISTRY_PAUSE).await;
-        let group = node.group_zero();
-        if !group.is_leader() {
-            continue;
-        }
+        let Some(group) = node.group_zero().ok().filter(|zero| zero.is_leader()) else { continue };
         let (formed, missing) = {
             let ledger = group.state().ledger();
             let missing: Vec<u64> = node
@@ -166,7 +167,7 @@ async fn keep_registry(node: Arc<Node>) {
         if !formed {
             propose(
                 &node,
-                Command::FormCluster { cluster_id: rand::random(), groups: node.topology.cluster.groups },
+                Command::FormCluster { cluster_id: rand::random(), groups: node.groups.count() },
             )
             .await;
             continue;
@@ -193,7 +194,8 @@ async fn propose(node: &Node, command: Command) {
         Ok(prepared) => Arc::new(prepared),
         Err(refusal) => return tracing::error!(%refusal, "a command of this node's own is malformed"),
     };
-    match node.group_zero().propose(prepared).await {
+    let Ok(zero) = node.group_zero() else { return };
+    match zero.propose(prepared).await {
         Proposed::Done { .. } => {}
         Proposed::NotLeader(_) => tracing::debug!(?command, "not the leader any more"),
         Proposed::Unknown(why) => tracing::debug!(?command, why, "outcome unknown; looked at again"),
@@ -202,10 +204,11 @@ async fn propose(node: &Node, command: Command) {
 
 /// Keeps the cluster id in the identity, and notices that this node's id has become another directory's.
 async fn follow_group_zero(node: Arc<Node>) {
-    let mut applied = node.group_zero().state().applied();
+    let mut zero = node.groups.when_running(0).await;
+    let mut applied = zero.state().applied();
     loop {
         let (cluster_id, registered) = {
-            let ledger = node.group_zero().state().ledger();
+            let ledger = zero.state().ledger();
             (ledger.cluster_id(), ledger.registered_incarnation(node.identity.node_id()))
         };
         if let Some(id) = cluster_id {
@@ -226,30 +229,42 @@ async fn follow_group_zero(node: Arc<Node>) {
         if cluster_id.is_some() && registered.is_some() {
             return;
         }
-        if applied.changed().await.is_err() {
-            return;
+        tokio::select! {
+            Ok(()) = applied.changed() => {}
+            () = node.groups.until_replaced(&zero) => {
+                zero = node.groups.when_running(0).await;
+                applied = zero.state().applied();
+            }
         }
     }
 }
 
 /// Reports every change of a group's leader.
 async fn report_leadership(node: Arc<Node>, group: u32) {
-    let Ok(group) = node.group(group) else { return };
-    let mut seen = group.leadership();
     let mut last = None;
+    loop {
+        let running = node.groups.when_running(group).await;
+        tokio::select! {
+            () = report_running(&node, &running, &mut last) => {}
+            () = node.groups.until_replaced(&running) => {}
+        }
+    }
+}
+
+async fn report_running(node: &Node, group: &Group, last: &mut Option<(u64, Option<u64>)>) {
+    let mut seen = group.leadership();
     loop {
         let now = {
             let leadership = seen.borrow_and_update();
             (leadership.term, leadership.leader)
         };
-        if last != Some(now) {
+        if last.replace(now) != Some(now) {
             let (term, leader) = now;
             let who = leader.map_or("nobody".into(), |id| node.name_of(id));
             node.event(group.id(), "leader_changed", format!("leader is {who} in term {term}"));
-            last = Some(now);
         }
         if seen.changed().await.is_err() {
-            return;
+            return std::future::pending().await;
         }
     }
 }

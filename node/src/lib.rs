@@ -2,7 +2,7 @@
 //!
 //! | module | about |
 //! |---|---|
-//! | [`identity`], [`server`], [`node`] | a data directory's owner; wiring a node; what its services share |
+//! | [`identity`], [`server`], [`node`], [`groups`] | a data directory's owner; wiring a node; what its services share |
 //! | [`rpc`] | gRPC services, statuses, forwarding |
 //! | [`admission`] | bounded work |
 //! | [`raft`] | openraft over the segment log, the network, the proposer and the placement gate |
@@ -10,6 +10,7 @@
 //! | [`placement`] | durability classes: pure |
 //! | [`reader`], [`keys`] | entries by position; the ledger's view of the index |
 //! | [`controller`] | forming the cluster, the registry of nodes |
+//! | [`repair`] | quarantine: what rot took is asked of the peers |
 //! | [`telemetry`] | metrics |
 //! | [`ctl`] | the verbs of the `tercet` command |
 //! | [`loopback`] | addresses for clusters on one machine: tests, benchmarks, chaos |
@@ -18,6 +19,7 @@ pub mod admission;
 pub mod controller;
 pub mod ctl;
 pub mod identity;
+pub mod groups;
 pub mod keys;
 pub mod ledger;
 pub mod loopback;
@@ -25,6 +27,7 @@ pub mod node;
 pub mod placement;
 pub mod raft;
 pub mod reader;
+pub mod repair;
 pub mod rpc;
 pub mod server;
 pub mod telemetry;

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::topology::Topology;
 use tercet_proto::v1;
@@ -14,7 +13,8 @@ use tokio::sync::{broadcast, watch};
 
 use crate::admission::Admission;
 use crate::identity::Identity;
-use crate::raft::group::Group;
+use crate::groups::{Groups, Standing};
+use crate::raft::group::{Group, GroupParams};
 use crate::raft::network::peers::Peers;
 use crate::telemetry::{Metrics, resident_bytes};
 
@@ -26,8 +26,8 @@ pub struct Node {
     pub topology: Topology,
     /// Its name.
     pub name: String,
-    /// Its Raft groups, by number.
-    pub groups: Vec<Arc<Group>>,
+    /// Its Raft groups.
+    pub groups: Groups,
     /// The other nodes.
     pub peers: Arc<Peers>,
     /// Its log.
@@ -44,12 +44,14 @@ pub struct Node {
     pub started: Instant,
     /// Whether peers may be answered: a node with an empty log first asks whether it may take part.
     pub admitted: watch::Sender<bool>,
-    /// Whether everything that had been applied before the restart is applied again.
-    pub recovered: watch::Sender<bool>,
     /// Whether the log was empty when the node started.
     pub fresh: bool,
     /// Set when the node is stopping.
     pub stopping: watch::Receiver<bool>,
+    /// What its groups are started with; the number is each group's own.
+    pub group_params: GroupParams,
+    /// Changes when rot is found while the node runs.
+    pub damaged: watch::Sender<u64>,
     /// Said once, when the node has to stop by itself.
     pub failure: watch::Sender<Option<String>>,
 }
@@ -65,22 +67,17 @@ impl Node {
     /// A group by its number.
     ///
     /// # Errors
-    /// GROUP_NOT_FOUND.
-    pub fn group(&self, group: u32) -> Result<&Arc<Group>, Refusal> {
-        self.groups.get(group as usize).ok_or_else(|| {
-            let count = self.groups.len();
-            Refusal::new(
-                Reason::GroupNotFound,
-                "group",
-                format!("there is no group {group}; this cluster has {count}"),
-            )
-        })
+    /// GROUP_NOT_FOUND; RECOVERING while it is quarantined here.
+    pub fn group(&self, group: u32) -> Result<Arc<Group>, Refusal> {
+        self.groups.get(group)
     }
 
     /// The group that keeps the truth of the cluster.
-    #[must_use]
-    pub fn group_zero(&self) -> &Arc<Group> {
-        &self.groups[0]
+    ///
+    /// # Errors
+    /// RECOVERING while it is quarantined here.
+    pub fn group_zero(&self) -> Result<Arc<Group>, Refusal> {
+        self.groups.get(0)
     }
 
     /// Publishes an event and logs it.
@@ -105,8 +102,17 @@ impl Node {
     pub fn status(&self) -> v1::NodeStatus {
         let own = self.topology.node_by_id(self.identity.node_id());
         let zone = own.map(|node| node.zone.clone()).unwrap_or_default();
-        let groups = self.groups.iter().map(|group| self.named(group.status())).collect();
         let mut warnings = Vec::new();
+        let mut groups = Vec::new();
+        for (group, standing) in self.groups.standings() {
+            match standing {
+                Standing::Running(running) => groups.push(self.named(running.status())),
+                Standing::Quarantined(quarantine) => {
+                    warnings.push(format!("group {group}: {}", quarantine.describe()));
+                    groups.push(quarantined_status(&self.log, group, quarantine.describe()));
+                }
+            }
+        }
         if let Some(failure) = &*self.failure.borrow() {
             warnings.push(failure.clone());
         }
@@ -138,5 +144,20 @@ impl Node {
                 self.topology.node_by_id(replica.node_id).map(|node| node.zone.clone()).unwrap_or_default();
         }
         status
+    }
+}
+
+/// What is known of a group that does not run: only what its log says.
+fn quarantined_status(log: &SegmentLog, group: u32, message: String) -> v1::GroupStatus {
+    let state = log.state(group);
+    let index = |point: Option<tercet_storage::LogPoint>| point.map_or(0, |point| point.index);
+    v1::GroupStatus {
+        group,
+        role: "quarantined".into(),
+        last_index: index(state.last),
+        flushed_index: index(state.durable_last),
+        committed_index: index(state.committed),
+        message,
+        ..Default::default()
     }
 }

@@ -13,3 +13,5 @@ pub mod proposer;
 pub mod snapshot;
 pub mod state_machine;
 pub mod types;
+
+pub use codec::vote_after_loss;

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use tercet_proto::topology::{self, DiskSetting, Topology, is_loopback};
 use tercet_storage::disk::{DiskChoice, DiskError, open_directory};
 use tercet_storage::index::{Index, IndexError};
-use tercet_storage::{LogError, LogOptions, RecoveryReport, SegmentLog};
+use tercet_storage::{LogError, LogOptions, SegmentLog};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::admission::Admission;
 use crate::controller;
+use crate::groups::{Groups, Quarantine, Standing};
 use crate::identity::{Identity, IdentityError};
 use crate::node::{Node, now_us};
 use crate::placement::Voter;
@@ -100,14 +101,6 @@ pub enum ServerError {
         /// What is wrong with it.
         source: LogError,
     },
-    /// Rot that needs the peers.
-    #[error("data directory {dir}: damaged records that had been durable: {what}; see `tercet inspect`")]
-    Rot {
-        /// The directory.
-        dir: PathBuf,
-        /// Which.
-        what: String,
-    },
     /// The index.
     #[error("data directory {dir}: {source}")]
     Index {
@@ -180,7 +173,7 @@ impl Listeners {
     }
 }
 
-fn open_log(dir: &Path, setting: DiskSetting) -> Result<(SegmentLog, RecoveryReport, String), ServerError> {
+fn open_log(dir: &Path, setting: DiskSetting, groups: u32) -> Result<(SegmentLog, String), ServerError> {
     let choice = match setting {
         DiskSetting::IoUring => DiskChoice::Uring,
         DiskSetting::Portable => DiskChoice::Portable,
@@ -193,15 +186,24 @@ fn open_log(dir: &Path, setting: DiskSetting) -> Result<(SegmentLog, RecoveryRep
     let description = disk.description();
     let (log, report) = SegmentLog::open(disk, LogOptions::default())
         .map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
-    // A lost batch may have held any group's records, even those of a group that nothing else in the log names.
-    if !report.quarantined.is_empty() || report.lost_batches > 0 {
-        let groups = report.quarantined.iter().map(|(group, lost)| format!("group {group}: {lost:?}"));
-        let batches = (report.lost_batches > 0).then(|| format!("{} whole batches", report.lost_batches));
-        let what = groups.chain(batches).collect::<Vec<_>>().join("; ");
-        log.close();
-        return Err(ServerError::Rot { dir: dir.to_path_buf(), what });
+    for finding in &report.findings {
+        tracing::warn!(dir = %dir.display(), segment = finding.segment, block = finding.block, verdict = %finding.verdict,
+            detail = finding.detail, "the log");
     }
-    Ok((log, report, description))
+    // A lost batch may have held any group's records, even those of a group that nothing else in the log names.
+    settle_groups(&log, groups).map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
+    Ok((log, description))
+}
+
+/// Tells the log which groups there are, when batches are lost of which not even the groups are known.
+fn settle_groups(log: &SegmentLog, groups: u32) -> Result<(), LogError> {
+    if log.unsettled_batches() == 0 {
+        return Ok(());
+    }
+    let (tx, rx) = std::sync::mpsc::channel();
+    let all: Vec<u32> = (0..groups).collect();
+    log.settle_groups(&all, Box::new(move |result| drop(tx.send(result))))?;
+    rx.recv().unwrap_or(Err(LogError::Closed))
 }
 
 /// Opens the index, and drops it when the log does not reach as far as it says (it can be rebuilt, the log cannot).
@@ -209,7 +211,8 @@ fn open_index(dir: &Path, log: &SegmentLog, groups: u32) -> Result<Arc<Index>, S
     let path = dir.join("index");
     let fail = |source| ServerError::Index { dir: dir.to_path_buf(), source };
     let index = Arc::new(Index::open(&path).map_err(fail)?);
-    let fits = (0..groups).all(|group| Group::index_fits(group, &index, log));
+    // Of a damaged group it is seen after the repair.
+    let fits = (0..groups).all(|group| log.is_damaged(group) || Group::index_fits(group, &index, log));
     if fits {
         return Ok(index);
     }
@@ -244,7 +247,7 @@ impl Server {
         let groups = topology.cluster.groups;
         // Recovery reads the log; the runtime goes on meanwhile (`dev` has four other nodes on it).
         let opened = tokio::task::spawn_blocking(move || {
-            let (log, _report, disk) = open_log(&data_dir, disk)?;
+            let (log, disk) = open_log(&data_dir, disk, groups)?;
             let index = open_index(&data_dir, &log, groups).inspect_err(|_| log.close())?;
             Ok::<_, ServerError>((log, index, disk))
         });
@@ -264,8 +267,13 @@ impl Server {
                 node.failure.send_replace(Some(error.to_string()));
             }
         }));
+        let damaged = Arc::downgrade(&node);
+        node.log.on_rot(Box::new(move |_| {
+            if let Some(node) = damaged.upgrade() {
+                node.damaged.send_modify(|times| *times += 1);
+            }
+        }));
         controller::start(&node);
-        watch_recovery(&node);
         let mut tasks = JoinSet::new();
         let client_address = listeners.client_address;
         serve_all(&mut tasks, &node, listeners)?;
@@ -307,7 +315,7 @@ impl Server {
         if tokio::time::timeout(Duration::from_secs(3), drained).await.is_err() {
             self.tasks.abort_all();
         }
-        for group in &self.node.groups {
+        for group in self.node.groups.running() {
             group.shutdown().await;
         }
         let log = self.node.log.clone();
@@ -328,9 +336,8 @@ impl Server {
         if users > 0 {
             tracing::warn!(node = node.name, users, "something still uses the stopped node");
         }
-        let index = node.groups.first().map(|group| group.state().index_handle());
+        let index = node.group_params.index.clone();
         drop(node);
-        let Some(index) = index else { return };
         while Arc::strong_count(&index) > 1 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -359,23 +366,28 @@ async fn build_node(
             site: topology.site_of(voter.id).unwrap_or_default().to_owned(),
         })
         .collect();
-    let mut groups = Vec::new();
+    let group_params = GroupParams {
+        group: 0,
+        node_id: own,
+        log: log.clone(),
+        index,
+        peers: peers.clone(),
+        voters,
+        timing,
+        clock: Arc::new(now_us),
+        cluster_name: topology.cluster.name.clone(),
+    };
+    let mut standings = Vec::new();
     let mut fresh = true;
     for group in 0..topology.cluster.groups {
         let state = log.state(group);
-        fresh &= state.last.is_none() && state.vote.is_none();
-        let params = GroupParams {
-            group,
-            node_id: own,
-            log: log.clone(),
-            index: index.clone(),
-            peers: peers.clone(),
-            voters: voters.clone(),
-            timing,
-            clock: Arc::new(now_us),
-            cluster_name: topology.cluster.name.clone(),
-        };
-        groups.push(Group::start(params).await?);
+        fresh &= state.last.is_none() && state.vote.is_none() && !log.is_damaged(group);
+        // It is the supervisor that repairs and starts it.
+        standings.push(if log.is_damaged(group) {
+            Standing::Quarantined(Quarantine::default())
+        } else {
+            Standing::Running(Group::start(GroupParams { group, ..group_params.clone() }).await?)
+        });
     }
     let metrics = Metrics::new(&name).map_err(|error| ServerError::Services(error.to_string()))?;
     Ok(Node {
@@ -383,7 +395,9 @@ async fn build_node(
         identity,
         topology,
         name,
-        groups,
+        groups: Groups::new(standings),
+        group_params,
+        damaged: watch::Sender::new(0),
         peers,
         log,
         disk,
@@ -391,31 +405,10 @@ async fn build_node(
         events: broadcast::Sender::new(1_024),
         started: Instant::now(),
         admitted: watch::Sender::new(false),
-        recovered: watch::Sender::new(fresh),
         fresh,
         stopping,
         failure: watch::Sender::new(None),
     })
-}
-
-/// Local reads wait until the state that was known before the restart is known again.
-fn watch_recovery(node: &Arc<Node>) {
-    let node = node.clone();
-    let mut stopping = node.stopping.clone();
-    tokio::spawn(async move {
-        let recover = async {
-            for group in &node.groups {
-                while !group.wait_for_recovery(Duration::from_secs(5)).await {
-                    tracing::debug!(group = group.id(), "still recovering");
-                }
-            }
-            node.recovered.send_replace(true);
-        };
-        tokio::select! {
-            () = recover => {}
-            _ = stopping.wait_for(|stop| *stop) => {}
-        }
-    });
 }
 
 fn serve_all(tasks: &mut JoinSet<()>, node: &Arc<Node>, listeners: Listeners) -> Result<(), ServerError> {

@@ -12,6 +12,7 @@ use prometheus::{
 };
 use tokio::net::TcpListener;
 
+use crate::groups::Standing;
 use crate::node::Node;
 
 /// Counters that the services raise.
@@ -60,9 +61,12 @@ impl Metrics {
 
     fn read_gauges(&self, node: &Node) {
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        for group in &node.groups {
+        for (id, standing) in node.groups.standings() {
+            let id = id.to_string();
+            let quarantined = i64::from(matches!(standing, Standing::Quarantined(_)));
+            self.group.with_label_values(&[id.as_str(), "quarantined"]).set(quarantined);
+            let Standing::Running(group) = standing else { continue };
             let status = group.status();
-            let id = status.group.to_string();
             let set = |what: &str, value: u64| {
                 self.group.with_label_values(&[id.as_str(), what]).set(signed(value))
             };

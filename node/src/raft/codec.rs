@@ -74,6 +74,16 @@ pub fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
     Ok(Vote { leader_id: LeaderId::new(term, node), committed })
 }
 
+/// The vote, as it is stored, of a node that has forgotten in which terms up to `highest` it has voted: for the established
+/// leader of that term, which no other candidate can become any more, or else for itself in the next one.
+#[must_use]
+pub fn vote_after_loss(highest: u64, leader: Option<u64>, own: u64) -> Bytes {
+    encode_vote(&match leader {
+        Some(leader) => Vote::new_committed(highest, leader),
+        None => Vote::new(highest.saturating_add(1), own),
+    })
+}
+
 /// A membership as the log keeps it.
 ///
 /// # Errors

@@ -36,10 +36,13 @@ use crate::placement::Voter;
 const ENTRIES_PER_REQUEST_MAX: u64 = 256;
 /// openraft appends at most this many entries in one call.
 const ENTRIES_PER_APPEND_MAX: u64 = 1_024;
+/// How often a group that recovers is looked at.
+const RECOVERY_LOOK: Duration = Duration::from_secs(5);
 /// A snapshot may take this long.
 const SNAPSHOT_TIMEOUT_MS: u64 = 600_000;
 
 /// What a group is started with.
+#[derive(Clone)]
 pub struct GroupParams {
     /// The group's number.
     pub group: u32,
@@ -111,6 +114,9 @@ pub struct Group {
     proposer: Proposer,
     leadership: watch::Sender<Leadership>,
     leader_heard: Mutex<Instant>,
+    recovered: watch::Sender<bool>,
+    /// Set once, when Raft has stopped.
+    stopped: watch::Sender<Option<String>>,
 }
 
 fn config(params: &GroupParams) -> Config {
@@ -167,6 +173,9 @@ impl Group {
             .map_err(|error| GroupError::Raft { group, why: error.to_string() })?
             .map_err(|source| GroupError::State { group, source })?;
         let floor = state.ledger().city_watermark();
+        let held = params.log.state(group);
+        // Nothing had been applied here that could be missed.
+        let is_new = held.last.is_none() && held.vote.is_none();
         let lost_after = Duration::from_millis(params.timing.election_max_ms.saturating_mul(3));
         let gate =
             Gate::new(params.node_id, group, params.log.clone(), params.voters.clone(), floor, lost_after);
@@ -194,8 +203,11 @@ impl Group {
             proposer,
             leadership,
             leader_heard: Mutex::new(Instant::now()),
+            recovered: watch::Sender::new(is_new),
+            stopped: watch::Sender::new(None),
         });
         this.clone().follow_leadership();
+        this.clone().follow_recovery();
         Ok(this)
     }
 
@@ -223,11 +235,49 @@ impl Group {
                     self.leadership.send_replace(now);
                 }
                 if metrics.changed().await.is_err() {
-                    self.gate.demote();
-                    return;
+                    break;
                 }
             }
+            self.gate.demote();
+            let why = match &self.raft.metrics().borrow_watched().running_state {
+                Ok(()) => "it was stopped".to_owned(),
+                Err(fatal) => fatal.to_string(),
+            };
+            self.stopped.send_replace(Some(why));
         });
+    }
+
+    /// Completes when Raft has stopped, with the reason.
+    pub async fn given_up(&self) -> String {
+        let mut stopped = self.stopped.subscribe();
+        let why = stopped.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The term that this node leads now.
+    #[must_use]
+    pub fn leading_term(&self) -> Option<u64> {
+        let metrics = self.raft.server_metrics();
+        let seen = metrics.borrow_watched();
+        (seen.state == ServerState::Leader).then_some(seen.vote.leader_id.term)
+    }
+
+    /// Moves leadership to whoever is nearest to caught up among the voters in contact, and says to whom.
+    ///
+    /// # Errors
+    /// TRANSFER_REFUSED when nobody takes over in time.
+    pub async fn hand_over(&self, timeout: Duration) -> Result<u64, Refusal> {
+        let limit = Duration::from_millis(self.params.timing.election_max_ms);
+        let in_contact = self.gate.replicas().into_iter().filter(|(node, _, contact)| {
+            *node != self.params.node_id && contact.is_some_and(|age| age <= limit)
+        });
+        let Some((node, ..)) = in_contact.max_by_key(|(_, matched, _)| *matched) else {
+            return Err(Refusal::new(Reason::TransferRefused, "to", "no other voter is in contact"));
+        };
+        self.transfer_leader(node, timeout).await.map(|_| node)
     }
 
     /// The group's number.
@@ -367,9 +417,22 @@ impl Group {
         }
     }
 
-    /// Waits until what was applied before a restart is applied again, or the cluster's commit covers it.
-    pub async fn wait_for_recovery(&self, timeout: Duration) -> bool {
-        self.raft.wait_for_recovery(Some(timeout)).await.is_ok()
+    /// Whether what had been applied before a restart is applied again: local reads wait for it.
+    #[must_use]
+    pub fn is_recovered(&self) -> bool {
+        *self.recovered.borrow()
+    }
+
+    fn follow_recovery(self: Arc<Self>) {
+        tokio::spawn(async move {
+            while !self.is_recovered() {
+                match self.raft.wait_for_recovery(Some(RECOVERY_LOOK)).await {
+                    Ok(_) => drop(self.recovered.send_replace(true)),
+                    Err(openraft::metrics::WaitError::Timeout(..)) => {}
+                    Err(_) => return,
+                }
+            }
+        });
     }
 
     /// Whether this group has ever had a membership here.

@@ -79,7 +79,7 @@ impl Admin for AdminService {
             };
             let why = format!("this node does not lead group {}: {who}", request.group);
             let status = refuse(Refusal::new(Reason::NoLeader, "", why).with("leader", leader));
-            return answer(&self.node, group, Err(status));
+            return answer(&self.node, &group, Err(status));
         }
         let term = group.transfer_leader(target.id, TRANSFER_TIMEOUT).await.map_err(refuse)?;
         Ok(Response::new(v1::TransferLeaderResponse { leader: target.name.clone(), term }))

@@ -141,13 +141,9 @@ fn receipts(
 ///
 /// # Errors
 /// JOURNAL_NOT_FOUND, or what the leader of group 0 said.
-pub async fn group_of_journal<'a>(
-    node: &'a Node,
-    caller: Caller,
-    journal: &str,
-) -> Result<&'a Arc<Group>, Status> {
-    let zero = node.group_zero();
-    if node.groups.len() == 1 {
+pub async fn group_of_journal(node: &Node, caller: Caller, journal: &str) -> Result<Arc<Group>, Status> {
+    let zero = node.group_zero().map_err(refuse)?;
+    if node.groups.count() == 1 {
         return Ok(zero);
     }
     let known = || zero.state().ledger().mapped_group(journal);
@@ -164,7 +160,7 @@ pub async fn group_of_journal<'a>(
         }
     };
     let group =
-        route(node, zero, caller.hops, Effect::Reads, &request, local, |mut client, message| async move {
+        route(node, &zero, caller.hops, Effect::Reads, &request, local, |mut client, message| async move {
             client.get_journal(message).await.map(|found| Response::new(found.into_inner().group))
         })
         .await?;
@@ -182,13 +178,13 @@ pub async fn create_journal(
 ) -> Result<v1::Journal, Status> {
     let settings = JournalSettings::from_request(&request).map_err(refuse)?;
     let prepare = |command: Command| PreparedCommand::new(&command).map(Arc::new).map_err(refuse);
-    let zero = node.group_zero();
+    let zero = node.group_zero().map_err(refuse)?;
     let map = prepare(Command::MapJournal { name: settings.name.clone() })?;
-    let group = if node.groups.len() == 1 {
+    let group = if node.groups.count() == 1 {
         0
     } else {
-        let local = || map_here(zero, map.clone());
-        route(node, zero, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
+        let local = || map_here(&zero, map.clone());
+        route(node, &zero, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
             // The leader of group 0 does both steps.
             client.create_journal(message).await.map(|done| Response::new(done.into_inner().group))
         })
@@ -196,8 +192,8 @@ pub async fn create_journal(
     };
     let group = node.group(group).map_err(refuse)?;
     let create = prepare(Command::CreateJournal(settings.clone()))?;
-    let local = || create_here(group, &settings.name, create.clone());
-    route(node, group, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
+    let local = || create_here(&group, &settings.name, create.clone());
+    route(node, &group, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
         client.create_journal(message).await
     })
     .await

@@ -34,10 +34,10 @@ impl LedgerService {
 
     /// An answer about `journal`, with the leader of its group on it.
     fn answer<T>(&self, journal: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
-        let zero = self.node.group_zero();
-        let mapped =
-            zero.state().ledger().mapped_group(journal).and_then(|group| self.node.group(group).ok());
-        answer(&self.node, mapped.unwrap_or(zero), result)
+        let Ok(zero) = self.node.group_zero() else { return result.map(Response::new) };
+        let mapped = zero.state().ledger().mapped_group(journal);
+        let mapped = mapped.and_then(|group| self.node.group(group).ok());
+        answer(&self.node, &mapped.unwrap_or(zero), result)
     }
 }
 

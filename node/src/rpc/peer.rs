@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::refuse;
 use crate::node::Node;
 use crate::raft::group::Group;
+use crate::repair;
 
 /// Append requests of one stream that are worked on at once.
 const APPENDS_AT_ONCE: usize = 64;
@@ -48,7 +49,7 @@ impl PeerService {
             return Err(refuse(Refusal::new(Reason::Recovering, "", "this node does not take part yet")));
         }
         let number = header.map_or(0, |header| header.group);
-        self.node.group(number).cloned().map_err(refuse)
+        self.node.group(number).map_err(refuse)
     }
 
     fn header(&self, to: Option<&v1::Header>) -> Option<v1::Header> {
@@ -124,9 +125,12 @@ impl Peer for PeerService {
         let request = request.into_inner();
         self.accept(request.header.as_ref())?;
         let from = request.header.as_ref().map_or(0, |header| header.from_node);
-        let registered = self.node.group_zero().state().ledger().registered_incarnation(from);
-        let mut fresh = true;
-        for group in &self.node.groups {
+        let zero = self.node.group_zero().ok();
+        let registered = zero.and_then(|zero| zero.state().ledger().registered_incarnation(from));
+        // A quarantined group has records.
+        let running = self.node.groups.running();
+        let mut fresh = running.len() == self.node.groups.count() as usize;
+        for group in running {
             fresh &= !group.is_initialized().await;
         }
         Ok(Response::new(v1::HelloResponse {
@@ -181,6 +185,18 @@ impl Peer for PeerService {
         let header = self.header(request.header.as_ref());
         let refused = group.handle_transfer(request).await.map_err(internal)?;
         Ok(Response::new(v1::PeerTransferResponse { header, refused }))
+    }
+
+    async fn fetch_records(
+        &self,
+        request: Request<v1::FetchRecordsRequest>,
+    ) -> Result<Response<v1::FetchRecordsResponse>, Status> {
+        let request = request.into_inner();
+        self.accept(request.header.as_ref())?;
+        let node = self.node.clone();
+        // It may read the disk.
+        let answered = tokio::task::spawn_blocking(move || repair::answer(&node, &request));
+        answered.await.map_err(internal)?.map(Response::new).map_err(refuse)
     }
 
     async fn install_snapshot(

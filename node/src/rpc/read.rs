@@ -43,8 +43,8 @@ pub fn consistency(value: i32) -> Result<v1::Consistency, Refusal> {
 }
 
 /// The point of the log up to which a local read may show.
-fn local_point(node: &Node, group: &Group) -> Result<u64, Refusal> {
-    if !*node.recovered.borrow() {
+fn local_point(group: &Group) -> Result<u64, Refusal> {
+    if !group.is_recovered() {
         return Err(Refusal::new(
             Reason::Recovering,
             "",
@@ -70,7 +70,7 @@ where
     FF: Future<Output = Result<tonic::Response<T>, Status>>,
 {
     if wanted == v1::Consistency::Local {
-        return local_point(node, group).and_then(show).map_err(refuse);
+        return local_point(group).and_then(show).map_err(refuse);
     }
     let show = &show;
     let local = || async move {
@@ -184,11 +184,11 @@ pub async fn list_journals(
     let size = page_size(request.page_size, limits::DEFAULT_JOURNAL_PAGE, limits::MAX_JOURNAL_PAGE)
         .map_err(refuse)?;
     let after = request.page_token.clone();
-    let zero = node.group_zero();
+    let zero = node.group_zero().map_err(refuse)?;
     let show = |point: u64| {
         let mut journals = Vec::new();
         let behind = (!after.is_empty()).then_some(after.as_str());
-        for group in &node.groups {
+        for group in node.groups.running() {
             let point = if group.id() == 0 { point } else { group.visible() };
             let ledger = group.state().ledger();
             for journal in ledger.journals(behind).take(size + 1) {
@@ -203,7 +203,7 @@ pub async fn list_journals(
         let next = journals.last().filter(|_| more).map(|last| last.name.clone());
         Ok(v1::ListJournalsResponse { journals, next_page_token: next.unwrap_or_default() })
     };
-    read_at(node, caller, zero, wanted, &request, show, |mut client, message| async move {
+    read_at(node, caller, &zero, wanted, &request, show, |mut client, message| async move {
         client.list_journals(message).await
     })
     .await

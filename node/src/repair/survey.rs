@@ -1,0 +1,225 @@
+//! Asking the voters what their logs hold, and answering them.
+//!
+//! Invariants: only voters of the topology are asked; a voter that does not answer in time counts as not heard; the answers to
+//! a request about a leader's log come from one look at it, between two looks at who leads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::v1;
+use tercet_storage::{self as storage, LogPoint, LogRecord};
+
+use super::judge::{Answer, Held};
+use crate::node::Node;
+use crate::raft::codec::decode_vote;
+
+/// How long a voter may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of entries in one answer; at least one entry is given.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// One entry that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) index: u64,
+    /// None: whatever is there.
+    pub(super) term: Option<u64>,
+}
+
+/// What the voters answered, by node.
+pub(super) struct Survey {
+    answers: BTreeMap<u64, v1::FetchRecordsResponse>,
+    asked: usize,
+}
+
+fn request(
+    node: &Node,
+    to: u64,
+    group: u32,
+    wanted: &[Wanted],
+    vouched_by: Option<LogPoint>,
+) -> v1::FetchRecordsRequest {
+    let wanted = wanted.iter().map(|wanted| v1::WantedRecord { index: wanted.index, term: wanted.term });
+    v1::FetchRecordsRequest {
+        header: Some(node.peers.header(to, group)),
+        wanted: wanted.collect(),
+        vouched_by: vouched_by.map(|point| v1::PeerLogId { term: point.term, index: point.index }),
+    }
+}
+
+async fn ask(node: &Node, to: u64, request: v1::FetchRecordsRequest) -> Option<v1::FetchRecordsResponse> {
+    let mut client = node.peers.client(to).ok()?;
+    match tokio::time::timeout(PATIENCE, client.fetch_records(request)).await {
+        Ok(Ok(response)) => Some(response.into_inner()),
+        Ok(Err(status)) => {
+            tracing::debug!(peer = to, %status, "records not fetched");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+fn record_of(fetched: &v1::FetchedRecord) -> Option<LogRecord> {
+    let entry = fetched.entry.as_ref()?;
+    let tag = u8::try_from(entry.tag).ok()?;
+    Some(LogRecord {
+        index: entry.index,
+        term: entry.term,
+        leader: fetched.leader,
+        tag,
+        payload: entry.payload.clone(),
+    })
+}
+
+impl Survey {
+    /// Asks every other voter.
+    pub(super) async fn of(
+        node: &Node,
+        group: u32,
+        wanted: &[Wanted],
+        vouched_by: Option<LogPoint>,
+    ) -> Self {
+        let own = node.identity.node_id();
+        let voters: Vec<u64> =
+            node.topology.voters().map(|voter| voter.id).filter(|voter| *voter != own).collect();
+        let asked = voters.len();
+        let answers = join_all(voters.into_iter().map(|voter| async move {
+            let request = request(node, voter, group, wanted, vouched_by);
+            ask(node, voter, request).await.map(|answer| (voter, answer))
+        }));
+        Self { answers: answers.await.into_iter().flatten().collect(), asked }
+    }
+
+    /// The intact entries of one node's log, up to the first that it has not. None: it does not answer.
+    pub(super) async fn of_one(node: &Node, group: u32, from: u64, wanted: &[Wanted]) -> Option<Vec<LogRecord>> {
+        let answer = ask(node, from, request(node, from, group, wanted, None)).await?;
+        let records = answer.records.iter().zip(wanted);
+        Some(
+            records
+                .map_while(|(fetched, wanted)| {
+                    record_of(fetched).filter(|record| {
+                        record.index == wanted.index && wanted.term.is_none_or(|term| term == record.term)
+                    })
+                })
+                .collect(),
+        )
+    }
+
+    /// How many voters answered.
+    pub(super) fn answered(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// What each voter said about the `at`-th wanted entry.
+    pub(super) fn answers_about(&self, at: usize) -> Vec<Answer> {
+        let about = |answer: &v1::FetchRecordsResponse| {
+            let fetched = answer.records.get(at)?;
+            let held = match fetched.held() {
+                v1::fetched_record::Held::Intact => record_of(fetched).map_or(Held::Unknown, Held::Intact),
+                v1::fetched_record::Held::Absent => Held::Absent,
+                _ => Held::Unknown,
+            };
+            Some(Answer {
+                held,
+                vote_term: answer.vote_term,
+                leads_term: answer.leads_term,
+                vouched: answer.vouched,
+            })
+        };
+        self.answers.values().filter_map(about).collect()
+    }
+
+    /// A leader of a term not below `term`, and the last index of its log.
+    pub(super) fn leader(&self, term: u64) -> Option<(u64, u64)> {
+        let leads = |answer: &&v1::FetchRecordsResponse| answer.leads_term > 0 && answer.leads_term >= term;
+        let leading = self.answers.iter().filter(|(_, answer)| leads(answer) && !answer.damaged);
+        let (node, answer) = leading.max_by_key(|(_, answer)| answer.leads_term)?;
+        Some((*node, answer.last.as_ref().map_or(0, |last| last.index)))
+    }
+
+    /// The highest term in which an answering voter has voted.
+    pub(super) fn highest_vote_term(&self) -> u64 {
+        self.answers.values().map(|answer| answer.vote_term.max(answer.leads_term)).max().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Survey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<String> = self.answers.keys().map(u64::to_string).collect();
+        write!(f, "{} of {} voters answer: {}", self.answers.len(), self.asked, nodes.join(", "))
+    }
+}
+
+/// What this node's log holds of what a peer has lost.
+///
+/// # Errors
+/// GROUP_NOT_FOUND, or the log cannot be read.
+pub fn answer(node: &Node, request: &v1::FetchRecordsRequest) -> Result<v1::FetchRecordsResponse, Refusal> {
+    let group = request.header.as_ref().map_or(0, |header| header.group);
+    if group >= node.groups.count() {
+        let why = format!("there is no group {group}; this cluster has {}", node.groups.count());
+        return Err(Refusal::new(Reason::GroupNotFound, "header.group", why));
+    }
+    let log = &node.log;
+    let leads_before = leads_term(node, group);
+    let mut records = Vec::with_capacity(request.wanted.len());
+    let mut bytes = 0;
+    for wanted in &request.wanted {
+        let held = log.held(group, wanted.index, wanted.term);
+        let held = held.map_err(|error| Refusal::new(Reason::StorageFailed, "", error.to_string()))?;
+        let record = fetched(held);
+        bytes += record.entry.as_ref().map_or(0, |entry| entry.payload.len());
+        if bytes > ANSWER_BYTES_MAX && !records.is_empty() {
+            break;
+        }
+        records.push(record);
+    }
+    let vouched = request.vouched_by.as_ref().is_some_and(|point| {
+        log.point(group, point.index) == Some(LogPoint { term: point.term, index: point.index })
+    });
+    let damaged = log.is_damaged(group);
+    let state = log.state(group);
+    let leads_after = leads_term(node, group);
+    let vote = state.vote.and_then(|bytes| decode_vote(&bytes).ok());
+    Ok(v1::FetchRecordsResponse {
+        header: request.header.as_ref().map(|header| node.identity.header(header.from_node, group)),
+        records,
+        vote_term: vote.map_or(0, |vote| vote.leader_id.term),
+        leads_term: if leads_before == leads_after { leads_after } else { 0 },
+        last: state
+            .last
+            .filter(|_| !damaged)
+            .map(|point| v1::PeerLogId { term: point.term, index: point.index }),
+        vouched,
+        damaged,
+    })
+}
+
+fn fetched(held: storage::Held) -> v1::FetchedRecord {
+    use v1::fetched_record::Held;
+    let only = |held: Held| v1::FetchedRecord { held: held.into(), ..Default::default() };
+    match held {
+        storage::Held::Intact(record) => v1::FetchedRecord {
+            held: Held::Intact.into(),
+            leader: record.leader,
+            entry: Some(v1::PeerLogEntry {
+                term: record.term,
+                index: record.index,
+                tag: record.tag.into(),
+                payload: record.payload,
+            }),
+        },
+        storage::Held::Absent => only(Held::Absent),
+        storage::Held::Faulty => only(Held::Faulty),
+        storage::Held::Purged => only(Held::Purged),
+    }
+}
+
+/// The term that this node leads now; 0: none.
+fn leads_term(node: &Node, group: u32) -> u64 {
+    node.group(group).ok().and_then(|running| running.leading_term()).unwrap_or(0)
+}
