@@ -85,6 +85,10 @@ pub trait Disk: Send + Sync {
     fn remove(&self, segment: u32) -> Result<(), DiskError>;
     /// Makes everything in the segment durable that was ever written to it.
     fn sync(&self, segment: u32) -> Result<(), DiskError>;
+    /// How much room there is for more segments; `None` = nobody knows.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
     /// Fills `into` from the segment; an end of file before that is an error.
     fn read_at(&self, segment: u32, offset: u64, into: &mut [u8]) -> Result<(), DiskError>;
     /// A small file beside the segments, or `None` when it does not exist.

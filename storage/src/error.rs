@@ -36,6 +36,38 @@ pub enum LogError {
         /// The point that was named.
         point: LogPoint,
     },
+    /// Nothing is known of the group.
+    #[error("group {group}: the log does not know it")]
+    NoSuchGroup {
+        /// The group.
+        group: GroupId,
+    },
+    /// The entry is not lost, so that there is nothing to restore.
+    #[error("group {group}: index {index} is not lost")]
+    NotLost {
+        /// The group.
+        group: GroupId,
+        /// The entry's index.
+        index: u64,
+    },
+    /// What should be restored is not the entry that is lost.
+    #[error("group {group}: the {field} of index {index} is not that of the lost entry")]
+    NotTheLostEntry {
+        /// The group.
+        group: GroupId,
+        /// The entry's index.
+        index: u64,
+        /// What differs.
+        field: &'static str,
+    },
+    /// Rot has taken the term of the last entry, and without it nothing can be appended. Restore it or drop it first.
+    #[error("group {group}: the term of index {index} is lost, nothing can follow it")]
+    TermLost {
+        /// The group.
+        group: GroupId,
+        /// The last entry's index.
+        index: u64,
+    },
     /// One record is larger than a segment can take.
     #[error("group {group}: a record of {bytes} bytes, the most is {limit_bytes}")]
     RecordTooLarge {

@@ -159,6 +159,7 @@ impl fmt::Display for RecordInfo {
             Kind::Truncate => write!(out, ", keeps up to index {}, term {}", row.index, row.term)?,
             Kind::Purge | Kind::Committed => write!(out, ", up to index {}, term {}", row.index, row.term)?,
             Kind::Cut => write!(out, " after batch {}", row.index)?,
+            Kind::Doubt => write!(out, ", {} lost batches may have named other groups", row.index)?,
             Kind::Checkpoint => {}
         }
         write!(out, ", {} bytes", row.length)?;

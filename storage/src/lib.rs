@@ -18,5 +18,5 @@ mod types;
 
 pub use error::LogError;
 pub use log::recover::{Cut, Finding, LostRecord, RecoveryReport, RotReason, Verdict};
-pub use log::{LogDriver, LogOptions, LogStats, SegmentLog};
+pub use log::{Held, LogDriver, LogOptions, LogStats, ScrubFinding, ScrubProgress, Scrubber, SegmentLog};
 pub use types::{Done, GroupId, GroupState, LogPoint, LogRecord, StoreId};

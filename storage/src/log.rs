@@ -19,6 +19,9 @@ mod housekeeper;
 mod options;
 mod reading;
 pub mod recover;
+mod repair;
+mod room;
+mod scrub;
 mod shared;
 mod stats;
 
@@ -32,11 +35,13 @@ use std::time::Instant;
 use bytes::Bytes;
 
 pub use options::LogOptions;
+pub use repair::Held;
+pub use scrub::{ScrubFinding, ScrubProgress, Scrubber};
 pub use stats::LogStats;
 
 use crate::disk::{Disk, DiskError, Wait};
 use crate::error::LogError;
-use crate::format::NO_TERM;
+use crate::format::{BLOCK_BYTES, NO_TERM};
 use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord};
 use committer::Committer;
 use recover::RecoveryReport;
@@ -44,6 +49,8 @@ use shared::{Closing, QueuedEntry, Shared, State, VoteWork, Work};
 
 /// The largest vote.
 const VOTE_LIMIT_BYTES: usize = 2048;
+/// How far the numbers of a group's votes jump when some have been lost.
+const VOTE_STEP_AFTER_LOSS: u64 = 1 << 32;
 
 /// The segment log. Clones are handles to the same log; when the last is gone the threads stop, without confirming.
 #[derive(Clone)]
@@ -133,7 +140,13 @@ impl SegmentLog {
         {
             let mut state = shared.lock();
             state.accepts()?;
-            let last = state.groups.get(&group).and_then(group::GroupLog::last);
+            let log = state.groups.get(&group);
+            let last = log.and_then(group::GroupLog::last);
+            if let Some(last) = last
+                && log.is_some_and(|log| !log.can_be_followed())
+            {
+                return Err(LogError::TermLost { group, index: last.index });
+            }
             let mut next = last.map(|last| last.index + 1);
             let mut term = last.map_or(NO_TERM, |last| last.term);
             for entry in &mut entries {
@@ -143,8 +156,9 @@ impl SegmentLog {
                 next = Some(entry.record.index + 1);
                 entry.previous_term = std::mem::replace(&mut term, entry.record.term);
             }
-            state.admits(entries.len(), bytes, &shared.options)?;
+            shared.admits(&state, entries.len(), bytes)?;
             state.queued_bytes += bytes;
+            state.queued_records += entries.len();
             for entry in &entries {
                 state.push_entry(group, entry.record.clone(), entry.crc);
             }
@@ -162,8 +176,11 @@ impl SegmentLog {
         {
             let mut state = self.0.shared.lock();
             state.accepts()?;
+            state.admits_vote()?;
             let log = state.groups.entry(group).or_default();
-            log.vote.sequence = log.vote.sequence.max(log.newest_vote_named) + 1;
+            // Lost votes may have had the numbers right after the newest that is known.
+            let step = if log.vote_lost { VOTE_STEP_AFTER_LOSS } else { 1 };
+            log.vote.sequence = log.vote.sequence.max(log.newest_vote_named) + step;
             log.vote.bytes = Some(vote.clone());
             log.vote_lost = false;
             let sequence = log.vote.sequence;
@@ -190,7 +207,8 @@ impl SegmentLog {
         Ok(())
     }
 
-    /// Drops everything after a point that the log holds, or everything.
+    /// Drops everything after a point that the log holds, or everything. The point may be an entry that is lost: with its
+    /// term, for which the caller vouches where rot has taken it, or with `u64::MAX` where nobody knows it.
     pub fn truncate_after(
         &self,
         group: GroupId,
@@ -201,10 +219,11 @@ impl SegmentLog {
             let mut state = self.0.shared.lock();
             state.accepts()?;
             if let Some(point) = last_kept
-                && state.groups.get(&group).and_then(|log| log.point(point.index)) != Some(point)
+                && !state.groups.get(&group).is_some_and(|log| log.may_end_at(point))
             {
                 return Err(LogError::NoSuchPoint { group, point });
             }
+            state.admits_truncation()?;
             let mut dones = state.drop_queued(group, last_kept);
             dones.push(done);
             let released = state.change(group, |log| {
@@ -222,6 +241,7 @@ impl SegmentLog {
         {
             let mut state = self.0.shared.lock();
             state.accepts()?;
+            state.admits_purge()?;
             let purged = state.groups.get(&group).and_then(|log| log.purged);
             let upto = purged.filter(|purged| purged.index >= upto.index).unwrap_or(upto);
             let released = state.change(group, |log| log.purge(upto));
@@ -242,7 +262,7 @@ impl SegmentLog {
         reading::read(&self.0.shared, group, range, max_bytes)
     }
 
-    /// The point at an index: of an entry, or of the purge point.
+    /// The point at an index: of an entry, or of the purge point. `None` also where rot has taken the term.
     pub fn point(&self, group: GroupId, index: u64) -> Option<LogPoint> {
         self.0.shared.lock().groups.get(&group).and_then(|log| log.point(index))
     }
@@ -254,7 +274,11 @@ impl SegmentLog {
             segments: state.segments.live.len() as u64,
             cached_bytes: state.cached_bytes() as u64,
             queued_bytes: state.queued_bytes as u64,
-            disk_full: state.segments.full,
+            disk_full: self.0.shared.admits(&state, 1, 0).is_err(),
+            last_segment_room_bytes: state
+                .segments
+                .is_last()
+                .then(|| u64::from(state.entry_room_blocks(&self.0.shared.options)) * BLOCK_BYTES as u64),
             ..state.counters.stats()
         }
     }

@@ -57,7 +57,8 @@ pub struct GroupState {
     pub vote: Option<Bytes>,
     /// Everything up to here has been purged.
     pub purged: Option<LogPoint>,
-    /// The last entry that can be read or, where the log holds none, the purge point.
+    /// The last entry or, where the log holds none, the purge point: an empty log that goes on behind a purge. Its term is
+    /// `u64::MAX` where rot has taken that.
     pub last: Option<LogPoint>,
     /// The newest committed point that the caller reported.
     pub committed: Option<LogPoint>,

@@ -251,6 +251,12 @@ impl Directory {
         open.write.sync_data().map_err(|error| DiskError::io("fdatasync", segment_name(segment), &error))
     }
 
+    /// See [`super::Disk::free_bytes`].
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let status = rustix::fs::fstatvfs(&self.handle).ok()?;
+        status.f_bavail.checked_mul(status.f_frsize)
+    }
+
     /// See [`super::Disk::read_at`].
     pub(super) fn read_at(&self, segment: u32, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
         let open = self.segment(segment)?;

@@ -144,6 +144,10 @@ impl Disk for PortableDisk {
         self.shared.directory.sync(segment)
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        self.shared.directory.free_bytes()
+    }
+
     fn read_at(&self, segment: u32, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
         self.shared.directory.read_at(segment, offset, into)
     }

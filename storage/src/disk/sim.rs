@@ -324,6 +324,12 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let state = self.lock();
+        let used: u64 = state.files.values().map(|file| file.durable.len() as u64).sum();
+        Some(state.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(used)))
+    }
+
     fn read_at(&self, segment: u32, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
         let state = self.lock();
         let file = state.files.get(&segment).ok_or(DiskError::NoSegment { segment })?;

@@ -288,6 +288,10 @@ impl Disk for UringDisk {
         self.directory.sync(segment)
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        self.directory.free_bytes()
+    }
+
     fn read_at(&self, segment: u32, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
         self.directory.read_at(segment, offset, into)
     }

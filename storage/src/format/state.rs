@@ -62,6 +62,9 @@ pub struct CheckpointState {
 }
 
 impl CheckpointState {
+    /// Bytes of the payload without the vote.
+    pub(crate) const FIXED_BYTES: usize = FIXED_BYTES;
+
     /// The payload's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let vote = self.vote.as_deref().unwrap_or_default();

@@ -6,8 +6,8 @@
 //!  5  1  tag: entry and repair: the caller's; vote: which copy (1, 2); truncation: 1 keeps up to the point, 0 keeps nothing
 //!  6  2  zero
 //!  8  8  index      entry, repair, truncation, purge, committed: the index; vote: its sequence number in the group;
-//!                   cut: the number of the last batch before it
-//! 16  8  term       of that index; zero for vote, checkpoint and cut
+//!                   cut: the number of the last batch before it; doubt: how many batches
+//! 16  8  term       of that index, 2^64-1 = not known (truncation only); zero for vote, checkpoint, cut and doubt
 //! 24  8  leader     entry and repair: who led the term, 0 = not known
 //! 32  8  previous term  entry: the term of the entry (or purge point) right before it in the log; 2^64-1 = there is none
 //! 40  4  offset of the payload, from the batch's first byte
@@ -43,8 +43,10 @@ pub enum Kind {
     Checkpoint = 6,
     /// Names the place where an earlier segment was cut: what follows there is void.
     Cut = 7,
-    /// An entry's bytes, restored from a peer: takes the place of the damaged ones of the same index and term.
+    /// An entry's bytes, restored: takes the place of what the log had at that index.
     Repair = 8,
+    /// How many batches have been lost with their tables since every group was last named; 0 = that has been settled.
+    Doubt = 9,
 }
 
 impl Kind {
@@ -59,6 +61,7 @@ impl Kind {
             6 => Kind::Checkpoint,
             7 => Kind::Cut,
             8 => Kind::Repair,
+            9 => Kind::Doubt,
             _ => return None,
         })
     }
@@ -74,6 +77,7 @@ impl Kind {
             Kind::Checkpoint => "checkpoint",
             Kind::Cut => "cut",
             Kind::Repair => "repair",
+            Kind::Doubt => "doubt",
         }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use super::draft::Draft;
 use super::group::Released;
 use super::options::blocks_of;
-use super::shared::{Closing, Shared, State, VoteWork, Work};
+use super::shared::{Closing, Repaired, Shared, State, VoteWork, Work};
 use crate::disk::{AlignedBuffer, Completion, DiskError, SegmentWrite, Wait};
 use crate::error::LogError;
 use crate::format::{
@@ -44,6 +44,8 @@ pub(crate) struct Committer {
     pub(super) written: BTreeMap<GroupId, CheckpointState>,
     /// Cuts in segments that still exist.
     pub(super) cuts: Vec<CutRecord>,
+    /// Batches lost of which no group is known, as the last batch made has it.
+    pub(super) doubt: u64,
     /// The oldest segment needed, as stated by the newest batch made and by the newest durable one.
     pub(super) stated_oldest: u32,
     durable_oldest: u32,
@@ -92,6 +94,7 @@ pub(crate) struct Start {
     pub(crate) written: BTreeMap<GroupId, CheckpointState>,
     pub(crate) cuts: Vec<CutRecord>,
     pub(crate) oldest: u32,
+    pub(crate) doubt: u64,
     /// The durable mark that the last batch found states.
     pub(crate) stated_mark: u64,
     /// Whether that batch was only an idle one.
@@ -108,6 +111,7 @@ pub(super) struct InFlight {
     dones: Vec<Done>,
     released: Vec<Released>,
     groups: Vec<GroupId>,
+    repairs: Vec<Repaired>,
     records: u64,
     payload_bytes: u64,
     is_idle: bool,
@@ -128,6 +132,7 @@ impl Committer {
             second_copies: start.votes_to_repeat,
             written: start.written,
             cuts: start.cuts,
+            doubt: start.doubt,
             stated_oldest: start.oldest,
             durable_oldest: start.oldest,
             stated_mark: start.stated_mark,
@@ -201,7 +206,8 @@ impl Committer {
             Work::Entries { entries, .. } => {
                 entries.front().map_or(0, |entry| blocks_of(1, entry.record.payload.len()))
             }
-            Work::Truncate { .. } | Work::Purge { .. } => 1,
+            Work::Repair { entry, .. } => blocks_of(1, entry.record.payload.len()),
+            Work::Truncate { .. } | Work::Purge { .. } | Work::State { .. } | Work::Doubt { .. } => 1,
         });
         vote.unwrap_or(0).max(queued.unwrap_or(0))
     }
@@ -253,7 +259,9 @@ impl Committer {
     }
 
     fn needs_confirming(&self, state: &State, oldest: u32) -> bool {
-        self.stated_mark < self.last_real || oldest > self.stated_oldest || !state.committed.is_empty()
+        self.stated_mark < self.last_real
+            || oldest > self.stated_oldest
+            || (!state.committed.is_empty() && !state.segments.is_scarce(&self.shared.options))
     }
 
     pub(super) fn idle_is_due(&self, state: &State, oldest: u32, now_us: u64) -> bool {
@@ -311,6 +319,7 @@ impl Committer {
             dones: draft.dones,
             released: draft.released,
             groups: draft.groups.into_iter().collect(),
+            repairs: draft.repairs,
             records: u64::from(header.records),
             payload_bytes: u64::from(header.payload_bytes),
             is_idle: !draft.is_real,
@@ -402,6 +411,9 @@ impl Committer {
                 }
                 for released in &batch.released {
                     state.release(released);
+                }
+                for repair in &batch.repairs {
+                    state.apply_repair(repair);
                 }
                 if batch.is_first {
                     self.request_spare();

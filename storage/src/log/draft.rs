@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::group::Released;
 use super::options::blocks_of;
-use super::shared::VoteWork;
+use super::shared::{QueuedEntry, Repaired, VoteWork};
 use crate::format::{CutRecord, Kind, NO_TERM, Row, Tag, payload_start};
 use crate::types::{Done, GroupId, LogPoint};
 
@@ -23,6 +23,8 @@ pub(crate) struct Draft {
     pub(crate) groups: BTreeSet<GroupId>,
     /// Votes whose first copy is in this batch: the next one takes the second.
     pub(crate) second_copies: Vec<VoteWork>,
+    /// Entries restored by this batch.
+    pub(crate) repairs: Vec<Repaired>,
     /// Whether anything would be missed if the batch were lost: committed points alone would not.
     pub(crate) is_real: bool,
 }
@@ -39,7 +41,7 @@ impl Draft {
 
     pub(crate) fn push(&mut self, row: Row, payload: Bytes) {
         self.is_real |= row.kind != Kind::Committed;
-        if row.kind != Kind::Cut {
+        if !matches!(row.kind, Kind::Cut | Kind::Doubt) {
             self.groups.insert(row.group);
         }
         self.payload_bytes += payload.len();
@@ -65,6 +67,29 @@ impl Draft {
     pub(crate) fn push_checkpoint(&mut self, group: GroupId, payload: Vec<u8>) {
         let payload = Bytes::from(payload);
         self.push(row(group, Kind::Checkpoint, None, &payload), payload);
+    }
+
+    /// An entry, or a repair of one.
+    pub(crate) fn push_entry(&mut self, group: GroupId, kind: Kind, entry: QueuedEntry) {
+        let record = entry.record;
+        let row = Row {
+            group,
+            kind,
+            tag: record.tag,
+            index: record.index,
+            term: record.term,
+            leader: record.leader,
+            previous_term: entry.previous_term,
+            offset: 0,
+            length: 0,
+            crc: entry.crc,
+            zero_sectors: 0,
+        };
+        self.push(row, record.payload);
+    }
+
+    pub(crate) fn push_doubt(&mut self, batches: u64) {
+        self.push(Row { index: batches, ..row(0, Kind::Doubt, None, &Bytes::new()) }, Bytes::new());
     }
 
     pub(crate) fn push_cut(&mut self, cut: &CutRecord) {

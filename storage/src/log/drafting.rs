@@ -8,9 +8,12 @@ use std::collections::VecDeque;
 
 use super::committer::{Committer, Next};
 use super::draft::Draft;
-use super::group::{Place, Slot};
-use super::shared::{QueuedEntry, State, VoteWork, Work};
-use crate::format::{BLOCK_BYTES, Kind, Row, Tag};
+use bytes::Bytes;
+
+use super::VOTE_LIMIT_BYTES;
+use super::group::{Place, Restored, Slot};
+use super::shared::{QueuedEntry, Repaired, State, VoteWork, Work};
+use crate::format::{BLOCK_BYTES, CheckpointState, Kind, Row, Tag};
 use crate::types::{GroupId, LogPoint};
 
 impl Committer {
@@ -58,6 +61,9 @@ impl Committer {
         self.cuts.retain(|cut| cut.segment >= oldest);
         for cut in &self.cuts {
             draft.push_cut(cut);
+        }
+        if self.doubt > 0 {
+            draft.push_doubt(self.doubt);
         }
         for (group, checkpoint) in &self.written {
             draft.push_checkpoint(*group, checkpoint.encode());
@@ -109,40 +115,75 @@ impl Committer {
         let full = self.limit_blocks(0);
         let usual = self.limit_blocks(reserve);
         while let Some(work) = state.queue.pop_front() {
-            let (rest, fits) = match work {
+            let rest = match work {
                 Work::Entries { group, mut entries, done } => {
-                    let taken = self.draft_entries(state, draft, group, &mut entries, usual);
-                    if taken {
+                    if self.draft_entries(state, draft, group, &mut entries, usual) {
                         draft.dones.extend(done);
                         continue;
                     }
-                    (Work::Entries { group, entries, done }, false)
+                    Some(Work::Entries { group, entries, done })
                 }
-                other => (other, draft.blocks_with(1, 0) <= full),
+                small => self.draft_small(draft, small, full),
             };
-            match rest {
-                Work::Truncate { group, kept, released, dones } if fits => {
-                    draft.push_truncation(group, kept);
-                    draft.released.push(released);
-                    draft.dones.extend(dones);
-                }
-                Work::Purge { group, upto, released, done } if fits => {
-                    draft.push_point(group, Kind::Purge, upto);
-                    draft.released.push(released);
-                    draft.dones.push(done);
-                }
-                rest => {
-                    state.queue.push_front(rest);
-                    break;
-                }
+            if let Some(rest) = rest {
+                state.queue.push_front(rest);
+                break;
             }
         }
+        self.draft_past_stalled(state, draft);
         let stuck = !state.queue.is_empty() || !self.second_copies.is_empty() || !state.votes.is_empty();
         draft.is_empty() && stuck && !self.fits_after_announcing(state) && self.roll(state)
     }
 
+    /// Takes what may use the segment's reserve; gives it back if it does not fit. Of entries only the answer is left.
+    pub(super) fn draft_small(&mut self, draft: &mut Draft, work: Work, limit: u32) -> Option<Work> {
+        let fits = match &work {
+            Work::Entries { .. } => true,
+            Work::Repair { entry, .. } => {
+                let blocks = draft.blocks_with(1, entry.record.payload.len());
+                blocks <= limit && (draft.is_empty() || blocks <= self.shared.options.batch_limit_blocks())
+            }
+            // A vote of this batch may be longer than the last one.
+            Work::State { .. } => {
+                draft.blocks_with(1, CheckpointState::FIXED_BYTES + VOTE_LIMIT_BYTES) <= limit
+            }
+            Work::Truncate { .. } | Work::Purge { .. } | Work::Doubt { .. } => {
+                draft.blocks_with(1, 0) <= limit
+            }
+        };
+        if !fits {
+            return Some(work);
+        }
+        match work {
+            Work::Entries { done, .. } => draft.dones.extend(done),
+            Work::Truncate { group, kept, released, dones } => {
+                draft.push_truncation(group, kept);
+                draft.released.push(released);
+                draft.dones.extend(dones);
+            }
+            Work::Purge { group, upto, released, done } => {
+                draft.push_point(group, Kind::Purge, upto);
+                draft.released.push(released);
+                draft.dones.push(done);
+            }
+            Work::Repair { group, entry, done } => {
+                draft.push_entry(group, Kind::Repair, entry);
+                draft.dones.extend(done);
+            }
+            Work::State { group, tail_unknown, suspects_vote, done } => {
+                self.draft_state(draft, group, tail_unknown, suspects_vote);
+                draft.dones.extend(done);
+            }
+            Work::Doubt { batches, done } => {
+                draft.push_doubt(batches);
+                draft.dones.extend(done);
+            }
+        }
+        None
+    }
+
     /// Takes entries as long as they fit; says whether all of them did.
-    fn draft_entries(
+    pub(super) fn draft_entries(
         &self,
         state: &mut State,
         draft: &mut Draft,
@@ -160,26 +201,29 @@ impl Committer {
             }
             let Some(entry) = entries.pop_front() else { break };
             state.queued_bytes -= bytes;
-            let row = Row {
-                group,
-                kind: Kind::Entry,
-                tag: entry.record.tag,
-                index: entry.record.index,
-                term: entry.record.term,
-                leader: entry.record.leader,
-                previous_term: entry.previous_term,
-                offset: 0,
-                length: 0,
-                crc: entry.crc,
-                zero_sectors: 0,
-            };
-            draft.push(row, entry.record.payload);
+            state.queued_records -= 1;
+            draft.push_entry(group, Kind::Entry, entry);
         }
         true
     }
 
-    /// Tells the groups' memory where the entries of the batch lie.
-    fn place_entries(&self, state: &mut State, draft: &Draft) {
+    /// A checkpoint of one group amid a segment: its state as of this place, with another say on what is lost.
+    fn draft_state(&mut self, draft: &mut Draft, group: GroupId, tail_unknown: bool, suspects_vote: bool) {
+        let written = self.written.entry(group).or_default();
+        written.tail_unknown = tail_unknown;
+        let mut state = written.clone();
+        for (row, payload) in draft.rows.iter().zip(&draft.payloads).filter(|(row, _)| row.group == group) {
+            note(&mut state, row, payload);
+        }
+        if suspects_vote && state.vote.is_none() {
+            state.vote_lost = true;
+            written.vote_lost = true;
+        }
+        draft.push_checkpoint(group, state.encode());
+    }
+
+    /// Tells the groups' memory where the entries of the batch lie; where the restored ones will, once it is durable.
+    fn place_entries(&self, state: &mut State, draft: &mut Draft) {
         let start = u64::from(self.head.block) * BLOCK_BYTES as u64;
         let segment = self.head.segment;
         let mut placed = 0;
@@ -187,6 +231,11 @@ impl Committer {
             let Ok(offset) = u32::try_from(start + u64::from(row.offset)) else { continue };
             let slot =
                 Slot { segment, offset, length: row.length, crc: row.crc, tag: row.tag, place: Place::Disk };
+            if row.kind == Kind::Repair {
+                let entry = Restored { term: row.term, leader: row.leader, slot };
+                draft.repairs.push(Repaired { group: row.group, index: row.index, entry });
+                continue;
+            }
             // Purged or truncated since it was queued: then it has no slot, and needs none.
             if state.groups.get_mut(&row.group).and_then(|log| log.place(row.index, slot)).is_some() {
                 placed += 1;
@@ -198,34 +247,20 @@ impl Committer {
     /// Brings the state as of the last batch up to this one and notes what its durability will mean.
     fn remember(&mut self, state: &mut State, draft: &Draft) {
         for (row, payload) in draft.rows.iter().zip(&draft.payloads) {
-            if row.kind == Kind::Cut || row.kind == Kind::Checkpoint {
-                continue;
-            }
-            let written = self.written.entry(row.group).or_default();
             match row.kind {
-                Kind::Entry => written.last = Some(row.point()),
+                Kind::Cut | Kind::Checkpoint => continue,
+                Kind::Doubt => {
+                    self.doubt = row.index;
+                    continue;
+                }
                 Kind::Truncate => {
-                    let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
-                    written.last = kept.or(written.purged);
-                    written.truncation = Some(kept);
                     if let Some(log) = state.groups.get_mut(&row.group) {
                         log.queued_truncations.pop_front();
                     }
                 }
-                Kind::Purge => {
-                    written.purged = Some(row.point());
-                    if written.last.is_none_or(|last| last.index < row.index) {
-                        written.last = Some(row.point());
-                    }
-                }
-                Kind::Committed => written.committed = Some(row.point()),
-                Kind::Vote if row.index > written.vote_sequence => {
-                    written.vote_sequence = row.index;
-                    written.vote = Some(payload.clone());
-                    written.vote_lost = false;
-                }
-                Kind::Vote | Kind::Repair | Kind::Checkpoint | Kind::Cut => {}
+                _ => {}
             }
+            note(self.written.entry(row.group).or_default(), row, payload);
         }
         let number = self.head.last_number + 1;
         for group in &draft.groups {
@@ -234,5 +269,34 @@ impl Committer {
                 log.mark(number, last);
             }
         }
+    }
+}
+
+/// Brings the state of a group up to a record of its own.
+fn note(written: &mut CheckpointState, row: &Row, payload: &Bytes) {
+    match row.kind {
+        Kind::Entry => written.last = Some(row.point()),
+        Kind::Truncate => {
+            let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
+            written.last = kept.or(written.purged);
+            written.truncation = Some(kept);
+        }
+        Kind::Purge => {
+            written.purged = Some(row.point());
+            if written.last.is_none_or(|last| last.index < row.index) {
+                written.last = Some(row.point());
+            }
+        }
+        Kind::Committed => written.committed = Some(row.point()),
+        Kind::Vote if row.index > written.vote_sequence => {
+            written.vote_sequence = row.index;
+            written.vote = Some(payload.clone());
+            written.vote_lost = false;
+        }
+        // Its term may not have been known before.
+        Kind::Repair if written.last.is_some_and(|last| last.index == row.index) => {
+            written.last = Some(row.point());
+        }
+        Kind::Vote | Kind::Repair | Kind::Checkpoint | Kind::Cut | Kind::Doubt => {}
     }
 }

@@ -8,9 +8,12 @@
 //! ```
 //!
 //! Invariants: `slots` and `runs` describe the same range; `recent` is a suffix of it and holds every entry that has no
-//! place on disk yet; `base` is the point right before `first` (the purge point, or nothing in a log that starts freely).
+//! place on disk yet; `base` is the point right before `first` (the purge point, or nothing in a log that starts freely);
+//! an index is in `faulty` if and only if its slot is not to be trusted. What rot does to it: [`damage`].
 
-use std::collections::VecDeque;
+mod damage;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -35,14 +38,26 @@ pub(crate) enum Place {
     Memory,
     /// Written, durable or about to be.
     Disk,
-    /// Damaged on disk: the identity is known, the bytes are not to be trusted.
+    /// Damaged on disk, or missing: the term is certain (or not known at all), the bytes are not to be trusted.
     Faulty,
+    /// Perhaps replaced in a batch that is lost: neither term nor bytes are to be trusted.
+    Doubtful,
+}
+
+impl Place {
+    fn is_lost(self) -> bool {
+        matches!(self, Place::Faulty | Place::Doubtful)
+    }
 }
 
 impl Slot {
     /// An entry of which nothing is known but that it must have been there.
     pub(crate) const MISSING: Slot =
         Slot { segment: u32::MAX, offset: 0, length: 0, crc: 0, tag: 0, place: Place::Faulty };
+
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.place == Place::Disk
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +99,20 @@ pub(crate) struct GroupLog {
     pub(crate) queued_truncations: VecDeque<Option<LogPoint>>,
     recent: VecDeque<LogRecord>,
     recent_bytes: usize,
+    /// Indexes of the slots whose entries are lost.
+    faulty: BTreeSet<u64>,
+    /// Entries restored below the first slot, that do not reach up to it yet.
+    restored: BTreeMap<u64, Restored>,
+    /// Some entries lie in repair records, behind what followed them.
+    has_repairs: bool,
+}
+
+/// An entry that a repair record holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Restored {
+    pub(crate) term: u64,
+    pub(crate) leader: u64,
+    pub(crate) slot: Slot,
 }
 
 /// What became of an entry in the cache.
@@ -140,11 +169,6 @@ impl GroupLog {
         (self.first, self.first + self.slots.len() as u64)
     }
 
-    /// The point right before the first entry.
-    pub(crate) fn base(&self) -> Option<LogPoint> {
-        self.base
-    }
-
     /// The last entry or, in an empty log, what came before it.
     pub(crate) fn last(&self) -> Option<LogPoint> {
         match (self.slots.len() as u64, self.runs.back()) {
@@ -164,24 +188,28 @@ impl GroupLog {
     }
 
     pub(crate) fn slot(&self, index: u64) -> Option<Slot> {
-        self.slots.get(self.position(index)?).copied()
+        match self.position(index) {
+            Some(position) => self.slots.get(position).copied(),
+            None => self.restored.get(&index).map(|restored| restored.slot),
+        }
     }
 
     /// Term and leader of an entry.
     pub(crate) fn term_and_leader(&self, index: u64) -> Option<(u64, u64)> {
-        self.position(index)?;
-        self.run_of(index).map(|run| (run.term, run.leader))
+        match self.position(index) {
+            Some(_) => self.run_of(index).map(|run| (run.term, run.leader)),
+            None => self.restored.get(&index).map(|restored| (restored.term, restored.leader)),
+        }
     }
 
-    /// The point at an index: an entry's, or the one right before the first entry.
+    /// The point at an index: an entry's, or the one right before the first entry; `None` also where its term is not
+    /// certain.
     pub(crate) fn point(&self, index: u64) -> Option<LogPoint> {
-        if let Some(base) = self.base
-            && base.index == index
-        {
-            return Some(base);
-        }
-        let (term, _) = self.term_and_leader(index)?;
-        (term != NO_TERM).then_some(LogPoint { term, index })
+        let term = match self.base {
+            Some(base) if base.index == index => base.term,
+            _ => self.term_and_leader(index)?.0,
+        };
+        (term != NO_TERM && !self.is_doubtful(index)).then_some(LogPoint { term, index })
     }
 
     /// Adds an entry at the end. The caller has checked that it follows.
@@ -192,6 +220,9 @@ impl GroupLog {
         }
         if self.runs.back().is_none_or(|run| run.term != term || run.leader != leader) {
             self.runs.push_back(Run { first: index, term, leader });
+        }
+        if slot.place.is_lost() {
+            self.faulty.insert(index);
         }
         self.slots.push_back(slot);
     }
@@ -206,18 +237,27 @@ impl GroupLog {
         self.recent.push_back(record);
     }
 
-    /// Replaces a slot; used when an entry has got its place, and when recovery finds it damaged or repaired.
+    /// Replaces a slot; used when an entry has got its place, and when it is found damaged or has been restored.
     pub(crate) fn place(&mut self, index: u64, slot: Slot) -> Option<Slot> {
         let position = self.position(index)?;
-        self.slots.get_mut(position).map(|old| std::mem::replace(old, slot))
+        let old = self.slots.get_mut(position).map(|old| std::mem::replace(old, slot));
+        if slot.place.is_lost() {
+            self.faulty.insert(index);
+        } else {
+            self.faulty.remove(&index);
+        }
+        old
     }
 
     /// Drops everything after a point that the log holds (or everything). Gives what that frees in each segment.
     pub(crate) fn truncate(&mut self, kept: Option<LogPoint>) -> Released {
         let keep = kept.map_or(0, |point| (point.index.saturating_add(1)).saturating_sub(self.first));
         let keep = usize::try_from(keep).unwrap_or(usize::MAX).min(self.slots.len());
-        let released = release(self.slots.drain(keep..));
+        let mut released = release(self.slots.drain(keep..));
         let end = self.first + keep as u64;
+        self.faulty.split_off(&end);
+        let from = kept.map_or(0, |kept| kept.index.saturating_add(1));
+        released.extend(release(self.restored.split_off(&from).into_values().map(|entry| entry.slot)));
         while self.runs.back().is_some_and(|run| run.first >= end) {
             self.runs.pop_back();
         }
@@ -231,6 +271,10 @@ impl GroupLog {
         {
             self.base = kept.max_by_index(self.purged);
             self.first = self.base.map_or(0, |base| base.index.saturating_add(1));
+            self.absorb_restored();
+        }
+        if let Some(kept) = kept {
+            released.extend(self.vouch(kept));
         }
         self.truncation = Some(kept);
         for (_, mark) in &mut self.marks {
@@ -245,7 +289,11 @@ impl GroupLog {
         let gone =
             usize::try_from((upto.index.saturating_add(1)).saturating_sub(self.first)).unwrap_or(usize::MAX);
         let gone = gone.min(self.slots.len());
-        let released = release(self.slots.drain(..gone));
+        let mut released = release(self.slots.drain(..gone));
+        let left = self.restored.split_off(&upto.index.saturating_add(1));
+        let dropped = std::mem::replace(&mut self.restored, left);
+        released.extend(release(dropped.into_values().map(|entry| entry.slot)));
+        self.faulty = self.faulty.split_off(&upto.index.saturating_add(1));
         let (old_first, count) = (self.first, self.slots.len() as u64);
         if self.base.is_none_or(|base| base.index <= upto.index) {
             self.base = Some(upto);
@@ -325,51 +373,14 @@ impl GroupLog {
         }
     }
 
-    /// Recovery: the entry at `first - 1` must have been there, and whatever lies between the purge point and it.
-    pub(crate) fn begin_after(&mut self, missing: LogPoint) {
-        self.slots.clear();
-        self.runs.clear();
-        self.base = Some(missing);
-        self.first = missing.index.saturating_add(1);
-    }
-
-    /// Recovery: entries after the committed point may have been replaced in a batch that is lost.
-    pub(crate) fn suspect_uncommitted(&mut self) {
-        let from = self.committed.map_or(self.first, |committed| committed.index.saturating_add(1));
-        let from = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        for slot in self.slots.iter_mut().skip(from) {
-            slot.place = Place::Faulty;
-        }
-    }
-
-    /// Recovery: the entries between the purge point and the first one, which should be there and are not.
-    pub(crate) fn missing_range(&self) -> Option<(u64, u64)> {
-        let base = self.base?;
-        match self.purged {
-            Some(purged) if purged.index >= base.index => None,
-            Some(purged) => Some((purged.index.saturating_add(1), base.index)),
-            None => Some((0, base.index)),
-        }
-    }
-
     /// Called at the end of recovery: everything found is durable.
     pub(crate) fn all_is_durable(&mut self) {
         self.durable_last = self.last();
     }
 
-    /// The entries whose bytes are damaged or missing: index, term if known, CRC if known.
-    pub(crate) fn faulty(&self) -> impl Iterator<Item = (u64, Option<u64>, Option<u32>)> + '_ {
-        self.slots.iter().zip(self.first..).filter(|(slot, _)| slot.place == Place::Faulty).map(
-            |(slot, index)| {
-                let term = self.run_of(index).map(|run| run.term).filter(|term| *term != NO_TERM);
-                (index, term, (slot.segment != u32::MAX).then_some(slot.crc))
-            },
-        )
-    }
-
     /// How many entries lie in each segment.
     pub(crate) fn used(&self) -> Released {
-        release(self.slots.iter().copied())
+        release(self.slots.iter().copied().chain(self.restored.values().map(|entry| entry.slot)))
     }
 }
 

@@ -56,12 +56,14 @@ pub(crate) fn run_one(shared: &Shared) -> bool {
         Job::Remove(old) => shared.disk.remove(old),
     };
     finish(shared, &job, result);
+    shared.lock_jobs().is_busy = false;
     shared.kick();
     true
 }
 
 fn next_job(shared: &Shared) -> Option<Job> {
     let mut jobs = shared.lock_jobs();
+    jobs.is_busy = jobs.prepare.is_some() || !jobs.remove.is_empty();
     match (jobs.prepare, jobs.remove.pop_front()) {
         (Some(new), Some(old)) => {
             jobs.prepare = None;

@@ -1,7 +1,7 @@
 //! Reading entries: from memory where they are recent, else from the segments, with their CRC checked.
 //!
 //! Invariant: no lock is held while the disk is read. A segment may be recycled meanwhile; bytes that do not match are
-//! therefore called damaged only if the entry is still where it was.
+//! therefore called damaged only if the entry is still where it was. Then the entry is lost from that moment on.
 
 use std::ops::Range;
 
@@ -36,15 +36,57 @@ pub(crate) fn read(
         let found = find(&shared.lock(), group, range.clone(), max_bytes)?;
         match load(shared, group, found) {
             Ok(records) => return Ok(records),
-            Err(Misread { index, slot, error }) => {
-                let still = shared.lock().groups.get(&group).and_then(|log| log.slot(index));
+            Err(misread) => {
                 tries += 1;
-                if still == Some(slot) || tries > 8 {
-                    return Err(error);
+                if is_still_there(shared, group, &misread) || tries > 8 {
+                    return Err(misread.error);
                 }
             }
         }
     }
+}
+
+/// One entry, wherever it lies. `None` = it is lost, or not held.
+pub(crate) fn read_one(shared: &Shared, group: GroupId, index: u64) -> Result<Option<LogRecord>, LogError> {
+    let mut tries = 0;
+    loop {
+        let found = {
+            let state = shared.lock();
+            let Some(log) = state.groups.get(&group) else { return Ok(None) };
+            match (log.recent(index), log.slot(index), log.term_and_leader(index)) {
+                (Some(record), _, _) => Found::Here(record.clone()),
+                (None, Some(slot), Some((term, leader))) if slot.place == Place::Disk => {
+                    Found::There { index, term, leader, slot }
+                }
+                _ => return Ok(None),
+            }
+        };
+        match load(shared, group, vec![found]) {
+            Ok(records) => return Ok(records.into_iter().next()),
+            Err(misread) => {
+                tries += 1;
+                if is_still_there(shared, group, &misread) || tries > 8 {
+                    let is_rot = matches!(misread.error, LogError::Rot { .. });
+                    return if is_rot { Ok(None) } else { Err(misread.error) };
+                }
+            }
+        }
+    }
+}
+
+/// Whether the entry that could not be read has its place still: then its bytes are damaged, and the group is.
+fn is_still_there(shared: &Shared, group: GroupId, misread: &Misread) -> bool {
+    let (is_there, is_news) = {
+        let mut state = shared.lock();
+        let Some(log) = state.groups.get_mut(&group) else { return false };
+        let is_there = log.slot(misread.index) == Some(misread.slot);
+        let is_rot = matches!(misread.error, LogError::Rot { .. });
+        (is_there, is_there && is_rot && log.mark_faulty(misread.index, misread.slot))
+    };
+    if is_news {
+        shared.tell_rot([group]);
+    }
+    is_there
 }
 
 fn find(state: &State, group: GroupId, range: Range<u64>, max_bytes: usize) -> Result<Vec<Found>, LogError> {

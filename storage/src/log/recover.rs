@@ -22,8 +22,9 @@
 //! may have left it in a cache) before anybody hears of it, and after a cut goes on in a new segment that names the cut.
 
 mod judge;
+mod outcome;
 mod replay;
-mod scan;
+pub(super) mod scan;
 mod tail;
 
 use std::collections::BTreeMap;
@@ -34,13 +35,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::committer::{Committer, Head, Start, Window};
 use super::housekeeper;
 use super::options::LogOptions;
-use super::shared::{Jobs, Segments, Shared, State, VoteWork};
-use crate::disk::{Disk, DiskError, SegmentFile, Wait};
+use super::shared::{Jobs, Segments, Shared, State, VoteWork, Work};
+use crate::disk::{Disk, DiskError, Wait};
 use crate::error::LogError;
 use crate::format::{BatchBody, BatchHeader, Kind};
 use crate::types::{GroupId, LogPoint, StoreId};
-pub(crate) use judge::Walked;
-use judge::{Resume, Walk};
+use judge::Walk;
+use outcome::Resume;
+pub(crate) use outcome::Walked;
 
 /// The file that holds the store's id.
 const STORE_NOTE: &str = "STORE";
@@ -198,8 +200,11 @@ pub struct RecoveryReport {
     pub findings: Vec<Finding>,
     /// The place where the log was cut, if it was.
     pub cut: Option<Cut>,
-    /// Batches lost together with their tables: a group that is not known at all may have been in them.
+    /// Batches lost together with their tables.
     pub lost_batches: u64,
+    /// Those of them since every group was last named: a group that is not known at all may have been in them. See
+    /// [`crate::SegmentLog::settle_groups`].
+    pub unsettled_batches: u64,
     /// Groups of which something is lost. They must neither vote nor acknowledge until that is repaired.
     pub quarantined: Vec<(GroupId, Vec<LostRecord>)>,
 }
@@ -275,7 +280,10 @@ fn start(
     let (segment, block, blocks) = match walked.resume {
         Resume::InPlace { segment, block, segment_blocks } => (segment, block, segment_blocks),
         Resume::NewSegment { segment } => {
-            disk.create(segment, options.segment_bytes)?;
+            disk.create(segment, options.segment_bytes).map_err(|error| match error {
+                DiskError::Full { .. } => LogError::DiskFull,
+                other => LogError::Disk(other),
+            })?;
             (segment, 0, segment_blocks)
         }
     };
@@ -295,6 +303,10 @@ fn start(
         .collect();
     live.retain(|number, _| !leftover.contains(number));
     let votes_to_repeat = votes_to_repeat(&walked);
+    // What this recovery has found out must be stated in the log before anything is written that could pass for proof of the
+    // contrary. A new segment begins with that anyway.
+    let to_state = if block > 0 { statements(&walked) } else { Vec::new() };
+    let void = walked.cuts.iter().map(|cut| (cut.segment, cut.block)).collect();
     let head = Head {
         segment,
         block,
@@ -308,19 +320,24 @@ fn start(
         written: walked.groups.iter().map(|(group, log)| (*group, log.checkpoint())).collect(),
         cuts: walked.cuts,
         oldest,
+        doubt: walked.doubt,
         stated_mark: walked.stated_mark,
         last_is_idle: walked.last_is_idle,
         votes_to_repeat,
     };
-    let segments = Segments { live, spare: walked.spare, full: false, room_blocks: blocks - block };
+    let segments = Segments { live, void, spare: walked.spare, full: false, room_blocks: blocks - block };
+    let mut state = State::new(walked.groups, segments);
+    state.doubt = walked.doubt;
+    state.queue.extend(to_state);
     let shared = Arc::new(Shared {
         disk,
         options,
         store,
-        state: Mutex::new(State::new(walked.groups, segments)),
+        state: Mutex::new(state),
         jobs: Mutex::new(Jobs { remove: leftover.into(), ..Jobs::default() }),
         jobs_changed: Condvar::new(),
         hooks: Mutex::new(Vec::new()),
+        rot_hooks: Mutex::new(Vec::new()),
         pushes: AtomicU64::new(0),
         sleeping: AtomicBool::new(false),
     });
@@ -329,6 +346,18 @@ fn start(
         committer.request_spare();
     }
     Ok((shared, committer))
+}
+
+/// What the log does not say of itself yet.
+fn statements(walked: &Walked) -> Vec<Work> {
+    let (groups, doubt) = &walked.unstated;
+    let tails = groups.iter().map(|group| Work::State {
+        group: *group,
+        tail_unknown: true,
+        suspects_vote: false,
+        done: None,
+    });
+    tails.chain(doubt.then_some(Work::Doubt { batches: walked.doubt, done: None })).collect()
 }
 
 fn votes_to_repeat(walked: &Walked) -> Vec<VoteWork> {
@@ -357,66 +386,4 @@ fn settle(shared: &Shared, committer: &mut Committer) -> Result<(), LogError> {
         None if committer.is_settled() => Ok(()),
         None => Err(LogError::DiskFull),
     }
-}
-
-impl Walked {
-    /// What is found where there is nothing.
-    fn nothing() -> Walked {
-        Walked {
-            groups: BTreeMap::new(),
-            quarantined: Vec::new(),
-            single_votes: Vec::new(),
-            findings: Vec::new(),
-            lost_batches: 0,
-            cut: None,
-            cuts: Vec::new(),
-            resume: Resume::NewSegment { segment: 1 },
-            spare: None,
-            discard: Vec::new(),
-            kept: Vec::new(),
-            sync: None,
-            last_number: 0,
-            last_crc: 0,
-            last_is_idle: false,
-            stated_mark: 0,
-            durable_mark: 0,
-            window: None,
-            oldest: None,
-            segments: 0,
-            batches: 0,
-            records: 0,
-        }
-    }
-
-    /// The part that is told.
-    pub(crate) fn report(&self, store: StoreId) -> RecoveryReport {
-        RecoveryReport {
-            store,
-            is_new: false,
-            segments: self.segments,
-            batches: self.batches,
-            records: self.records,
-            last_batch: self.last_number,
-            durable_mark: self.durable_mark,
-            findings: self.findings.clone(),
-            cut: self.cut,
-            lost_batches: self.lost_batches,
-            quarantined: self.quarantined.clone(),
-        }
-    }
-}
-
-/// Whether a file list has an error that only the opener can deal with.
-pub(super) fn too_many_segments() -> DiskError {
-    DiskError::Io {
-        operation: "number",
-        subject: "a new segment".to_owned(),
-        errno: None,
-        message: "segment numbers are used up".to_owned(),
-    }
-}
-
-/// The files that lie behind a place in the list.
-pub(super) fn files_after(files: &[SegmentFile], position: usize) -> &[SegmentFile] {
-    files.get(position + 1..).unwrap_or(&[])
 }

@@ -9,16 +9,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::group::{Evicted, GroupLog, Released};
+use super::group::{Evicted, GroupLog, Released, Restored};
 use super::options::LogOptions;
 use super::stats::Counters;
 use crate::disk::Disk;
 use crate::error::LogError;
-use crate::format::{BLOCK_BYTES, ROW_BYTES};
 use crate::types::{Done, GroupId, LogPoint, LogRecord, StoreId};
 
 /// Told of the first failure.
 pub(crate) type FailureHook = Box<dyn Fn(&LogError) + Send + Sync>;
+
+/// Told of a group in which rot has been found.
+pub(crate) type RotHook = Box<dyn Fn(GroupId) + Send + Sync>;
 
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -28,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) jobs: Mutex<Jobs>,
     pub(crate) jobs_changed: Condvar,
     pub(crate) hooks: Mutex<Vec<FailureHook>>,
+    pub(crate) rot_hooks: Mutex<Vec<RotHook>>,
     /// Counts additions to the queue, so that the committer sees those made while it decided to sleep.
     pub(crate) pushes: AtomicU64,
     /// Whether the committer must be woken to see an addition.
@@ -38,11 +41,14 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<GroupId, GroupLog>,
     pub(crate) queue: VecDeque<Work>,
     pub(crate) queued_bytes: usize,
+    pub(crate) queued_records: usize,
     pub(crate) votes: VecDeque<VoteWork>,
     pub(crate) committed: BTreeMap<GroupId, LogPoint>,
     /// The committer waits with nothing in flight and nothing to confirm: only a kick ends that.
     pub(crate) is_resting: bool,
     pub(crate) segments: Segments,
+    /// Batches lost with their tables since every group was last named.
+    pub(crate) doubt: u64,
     pub(crate) failure: Option<LogError>,
     pub(crate) closing: Closing,
     pub(crate) counters: Counters,
@@ -55,6 +61,8 @@ pub(crate) struct State {
 pub(crate) struct Segments {
     /// Live entries in each segment that exists, the present one included.
     pub(crate) live: BTreeMap<u32, u64>,
+    /// From which block on a segment is void, where one has been cut.
+    pub(crate) void: BTreeMap<u32, u32>,
     /// The next segment, made ahead of need.
     pub(crate) spare: Option<u32>,
     /// The last attempt to make the next segment found no room.
@@ -94,12 +102,52 @@ pub(crate) enum Work {
         released: Released,
         done: Done,
     },
+    /// An entry's bytes, restored.
+    Repair {
+        group: GroupId,
+        entry: QueuedEntry,
+        done: Option<Done>,
+    },
+    /// States of a group whether its end is known. `suspects_vote`: a vote may have been lost, unless one is known.
+    State {
+        group: GroupId,
+        tail_unknown: bool,
+        suspects_vote: bool,
+        done: Option<Done>,
+    },
+    /// States how many batches have been lost of which no group is known.
+    Doubt {
+        batches: u64,
+        done: Option<Done>,
+    },
+}
+
+impl Work {
+    /// The group whose order it has to keep to.
+    pub(crate) fn group(&self) -> Option<GroupId> {
+        match self {
+            Work::Entries { group, .. }
+            | Work::Truncate { group, .. }
+            | Work::Purge { group, .. }
+            | Work::Repair { group, .. }
+            | Work::State { group, .. } => Some(*group),
+            Work::Doubt { .. } => None,
+        }
+    }
 }
 
 pub(crate) struct QueuedEntry {
     pub(crate) record: LogRecord,
     pub(crate) crc: u32,
     pub(crate) previous_term: u64,
+}
+
+/// Where a restored entry lies once its batch is durable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Repaired {
+    pub(crate) group: GroupId,
+    pub(crate) index: u64,
+    pub(crate) entry: Restored,
 }
 
 /// A vote on its way; `done` is missing where the log itself wants another copy.
@@ -117,6 +165,8 @@ pub(crate) struct Jobs {
     pub(crate) prepare: Option<u32>,
     /// Remove these, oldest first.
     pub(crate) remove: VecDeque<u32>,
+    /// One of them is being done.
+    pub(crate) is_busy: bool,
     pub(crate) stop: bool,
 }
 
@@ -134,6 +184,16 @@ impl Shared {
         self.pushes.fetch_add(1, Ordering::SeqCst);
         if self.sleeping.swap(false, Ordering::SeqCst) {
             self.disk.wake();
+        }
+    }
+
+    /// Tells that rot has been found in these groups. Called without any lock.
+    pub(crate) fn tell_rot(&self, groups: impl IntoIterator<Item = GroupId>) {
+        for group in groups {
+            tracing::error!(group, "durable bytes of the group are damaged");
+            for hook in &*self.rot_hooks.lock().unwrap_or_else(PoisonError::into_inner) {
+                hook(group);
+            }
         }
     }
 
@@ -160,10 +220,12 @@ impl State {
             groups,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            queued_records: 0,
             votes: VecDeque::new(),
             committed: BTreeMap::new(),
             is_resting: false,
             segments,
+            doubt: 0,
             failure: None,
             closing: Closing::No,
             counters: Counters::new(),
@@ -181,18 +243,6 @@ impl State {
         }
     }
 
-    /// Whether there is room for so many more bytes of entries; only a full disk refuses.
-    pub(crate) fn admits(&self, records: usize, bytes: usize, options: &LogOptions) -> Result<(), LogError> {
-        if !self.segments.full {
-            return Ok(());
-        }
-        let spare = if self.segments.spare.is_some() { options.segment_blocks() } else { 0 };
-        let waiting = self.queued_bytes + bytes + (records + self.queue.len()) * ROW_BYTES;
-        let wanted = waiting.div_ceil(BLOCK_BYTES) + self.queue.len().min(64) + 1;
-        let room = (self.segments.room_blocks + spare).saturating_sub(options.low_water_blocks());
-        if wanted > room as usize { Err(LogError::DiskFull) } else { Ok(()) }
-    }
-
     /// Everything that waits and will never be written.
     pub(crate) fn take_waiting(&mut self) -> Vec<Done> {
         let mut orphans = Vec::new();
@@ -201,10 +251,13 @@ impl State {
                 Work::Entries { done, .. } => orphans.extend(done),
                 Work::Truncate { dones, .. } => orphans.extend(dones),
                 Work::Purge { done, .. } => orphans.push(done),
+                Work::Repair { done, .. } | Work::State { done, .. } | Work::Doubt { done, .. } => {
+                    orphans.extend(done);
+                }
             }
         }
         orphans.extend(self.votes.drain(..).filter_map(|vote| vote.done));
-        self.queued_bytes = 0;
+        (self.queued_bytes, self.queued_records) = (0, 0);
         orphans
     }
 
@@ -248,16 +301,25 @@ impl State {
     pub(crate) fn drop_queued(&mut self, of: GroupId, kept: Option<LogPoint>) -> Vec<Done> {
         let mut dones = Vec::new();
         let mut any = false;
+        let is_dropped = |index: u64| kept.is_none_or(|kept| index > kept.index);
+        self.queue.retain_mut(|work| match work {
+            Work::Repair { group, entry, done } if *group == of && is_dropped(entry.record.index) => {
+                dones.extend(done.take());
+                false
+            }
+            _ => true,
+        });
         for work in &mut self.queue {
             let Work::Entries { group, entries, done } = work else { continue };
             if *group != of {
                 continue;
             }
-            while entries.back().is_some_and(|entry| kept.is_none_or(|kept| entry.record.index > kept.index))
+            while entries.back().is_some_and(|entry| is_dropped(entry.record.index))
                 && let Some(entry) = entries.pop_back()
             {
                 any = true;
                 self.queued_bytes -= entry.record.payload.len();
+                self.queued_records -= 1;
             }
             if any {
                 dones.extend(done.take());
@@ -268,11 +330,28 @@ impl State {
 
     /// The oldest segment that holds a live entry, or the present one.
     pub(crate) fn oldest_needed(&self, present: u32) -> u32 {
+        if self.groups.values().any(GroupLog::needs_its_beginning) {
+            return self.segments.live.first_key_value().map_or(present, |(oldest, _)| *oldest);
+        }
         self.segments
             .live
             .iter()
             .find(|(segment, live)| **live > 0 || **segment >= present)
             .map_or(present, |(segment, _)| *segment)
+    }
+
+    /// A repair is durable: the entry can be read from there. What held it before is free.
+    pub(crate) fn apply_repair(&mut self, repair: &Repaired) {
+        let Repaired { group, index, entry } = *repair;
+        let Some(log) = self.groups.get_mut(&group) else { return };
+        // Truncated since, and another entry appended: then the repair has become void.
+        if log.point(index).is_some_and(|held| held.term != entry.term) {
+            return;
+        }
+        if let Some(released) = log.put_restored(index, entry) {
+            *self.segments.live.entry(entry.slot.segment).or_default() += 1;
+            self.release(&released);
+        }
     }
 
     /// Subtracts what a truncation or a purge has freed.

@@ -27,8 +27,11 @@ pub struct LogStats {
     pub cached_bytes: u64,
     /// Payload bytes that wait for a batch.
     pub queued_bytes: u64,
-    /// Whether there was no room for the next segment when it was last tried.
+    /// Whether an append would be refused now with [`crate::LogError::DiskFull`].
     pub disk_full: bool,
+    /// Room for entries where the present segment is the last, because the disk had none for another when it was last
+    /// tried; it is tried again all the time. `None` = there is no such bound.
+    pub last_segment_room_bytes: Option<u64>,
     /// Median time from handing a batch to the disk until it was durable, in microseconds.
     pub write_p50_us: u64,
     /// The same, 99th percentile.

@@ -7,4 +7,5 @@ mod crash;
 mod damage;
 mod golden;
 mod harness;
+mod repair;
 mod verdicts;

@@ -4,55 +4,15 @@
 //! survey says what a later batch knows (durable mark, numbers) and how far the damage reaches. Invariant: the rows are
 //! tried in the table's order, in one function ([`Walk::judge`]).
 
+use super::outcome::Walked;
 use super::replay::Replay;
 use super::scan::{Place, PlacedBatch, Reader, Survey, file_blocks};
-use super::{
-    Cut, Finding, LostRecord, NamedRecord, Observer, RotReason, Verdict, files_after, too_many_segments,
-};
+use super::{Finding, NamedRecord, Observer, RotReason, Verdict};
 use crate::disk::{Disk, SegmentFile};
 use crate::error::LogError;
-use crate::format::{BatchHeader, CutRecord, Kind, RowState, flags, is_zero};
-use crate::log::committer::Window;
-use crate::log::group::GroupLog;
+use crate::format::{BatchHeader, CutRecord, Kind, RowState, is_zero};
 use crate::log::options::LogOptions;
-use crate::types::{GroupId, StoreId};
-use std::collections::BTreeMap;
-
-/// Where the log goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resume {
-    InPlace { segment: u32, block: u32, segment_blocks: u32 },
-    NewSegment { segment: u32 },
-}
-
-/// The outcome of a walk.
-pub(crate) struct Walked {
-    pub(crate) groups: BTreeMap<GroupId, GroupLog>,
-    pub(crate) quarantined: Vec<(GroupId, Vec<LostRecord>)>,
-    pub(crate) single_votes: Vec<GroupId>,
-    pub(crate) findings: Vec<Finding>,
-    pub(crate) lost_batches: u64,
-    pub(crate) cut: Option<Cut>,
-    pub(crate) cuts: Vec<CutRecord>,
-    pub(crate) resume: Resume,
-    pub(crate) spare: Option<u32>,
-    /// Segments that hold nothing of the log.
-    pub(crate) discard: Vec<u32>,
-    /// Segments that stay.
-    pub(crate) kept: Vec<u32>,
-    /// The segment whose last batches may be in a cache only.
-    pub(crate) sync: Option<u32>,
-    pub(crate) last_number: u64,
-    pub(crate) last_crc: u32,
-    pub(crate) last_is_idle: bool,
-    pub(crate) stated_mark: u64,
-    pub(crate) durable_mark: u64,
-    pub(crate) window: Option<Window>,
-    pub(crate) oldest: Option<u32>,
-    pub(crate) segments: u64,
-    pub(crate) batches: u64,
-    pub(crate) records: u64,
-}
+use crate::types::StoreId;
 
 /// What to do after a judgement.
 pub(super) enum Step {
@@ -70,20 +30,20 @@ pub(super) struct Walk<'a> {
     store: StoreId,
     pub(super) segment_blocks: u32,
     observe: Observer<'a>,
-    replay: Replay,
+    pub(super) replay: Replay,
     pub(super) survey: Option<Survey>,
-    cuts: Vec<CutRecord>,
-    findings: Vec<Finding>,
-    lost_batches: u64,
+    pub(super) cuts: Vec<CutRecord>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) lost_batches: u64,
     /// The last batch accepted, or passed over as lost.
     pub(super) last: Option<BatchHeader>,
     /// The number that comes next; `None` = the first batch found says.
-    expected: Option<u64>,
-    last_crc: Option<u32>,
-    durable_mark: u64,
-    last_segment: Option<u32>,
+    pub(super) expected: Option<u64>,
+    pub(super) last_crc: Option<u32>,
+    pub(super) durable_mark: u64,
+    pub(super) last_segment: Option<u32>,
     pub(super) batches: u64,
-    records: u64,
+    pub(super) records: u64,
 }
 
 /// The store of the first valid header in the files.
@@ -210,7 +170,7 @@ impl<'a> Walk<'a> {
     }
 
     /// How long a segment should be: as its batches say, else as the file is.
-    fn declared_blocks(&self, file: &SegmentFile) -> u32 {
+    pub(super) fn declared_blocks(&self, file: &SegmentFile) -> u32 {
         match &self.last {
             Some(last) if last.segment == file.number => last.segment_blocks,
             _ => file_blocks(file),
@@ -443,93 +403,6 @@ impl<'a> Walk<'a> {
             lost_batches: lost,
             detail: detail.to_owned(),
         });
-    }
-
-    /// Puts the outcome together.
-    fn finish(mut self, position: usize, block: u32, is_cut: bool) -> Result<Walked, LogError> {
-        self.check_oldest();
-        let last_file = self.files.last().map_or(0, |file| file.number);
-        let (mut discard, mut spare, mut cut) = (Vec::new(), None, None);
-        let mut void = Vec::new();
-        let mut kept: Vec<u32> = self.files.iter().map(|file| file.number).collect();
-        let after = files_after(self.files, position);
-        let resume = match (self.files.get(position), is_cut) {
-            (Some(file), false) => {
-                match after {
-                    [next, rest @ ..]
-                        if Some(next.number) == file.number.checked_add(1)
-                            && file_blocks(next) == self.segment_blocks =>
-                    {
-                        spare = Some(next.number);
-                        discard.extend(rest.iter().map(|file| file.number));
-                    }
-                    all => discard.extend(all.iter().map(|file| file.number)),
-                }
-                Resume::InPlace { segment: file.number, block, segment_blocks: self.declared_blocks(file) }
-            }
-            (Some(file), true) => {
-                let next = if self.findings.last().is_some_and(|finding| finding.verdict.is_rot()) {
-                    // Damaged, not interrupted: nothing is thrown away. The later segments stay, and are void.
-                    void.extend(after.iter().map(|file| file.number));
-                    last_file
-                } else {
-                    discard.extend(after.iter().map(|file| file.number));
-                    file.number
-                };
-                cut = Some(CutRecord {
-                    segment: file.number,
-                    block,
-                    last_batch: self.expected.unwrap_or(1).saturating_sub(1),
-                    last_crc: self.last_crc.unwrap_or(0),
-                });
-                Resume::NewSegment { segment: next.checked_add(1).ok_or_else(too_many_segments)? }
-            }
-            (None, _) => {
-                Resume::NewSegment { segment: last_file.checked_add(1).ok_or_else(too_many_segments)? }
-            }
-        };
-        kept.retain(|number| !discard.contains(number) && Some(*number) != spare);
-        self.cuts.retain(|old| cut.is_none_or(|cut| old.segment < cut.segment));
-        self.cuts.extend(cut);
-        self.cuts
-            .extend(cut.iter().flat_map(|cut| {
-                void.iter().map(|segment| CutRecord { segment: *segment, block: 0, ..*cut })
-            }));
-        let (quarantined, single_votes) = self.replay.finish();
-        let last = self.last.as_ref();
-        Ok(Walked {
-            groups: self.replay.groups,
-            quarantined,
-            single_votes,
-            findings: self.findings,
-            lost_batches: self.lost_batches,
-            cut,
-            cuts: self.cuts,
-            resume,
-            spare,
-            discard,
-            kept,
-            sync: self.last_segment,
-            last_number: self.expected.unwrap_or(1).saturating_sub(1),
-            last_crc: self.last_crc.unwrap_or(0),
-            last_is_idle: last.is_some_and(|last| last.flags & flags::IDLE != 0),
-            stated_mark: last.map_or(0, |last| last.durable_mark),
-            durable_mark: self.durable_mark,
-            window: last.map(|last| Window { batches: last.window_batches, blocks: last.window_blocks }),
-            oldest: last.map(|last| last.oldest_segment),
-            segments: self.files.len() as u64,
-            batches: self.batches,
-            records: self.records,
-        })
-    }
-
-    /// Segments that the last batch still needed must be there.
-    fn check_oldest(&mut self) {
-        let (Some(last), Some(first)) = (&self.last, self.files.first()) else { return };
-        if last.oldest_segment < first.number {
-            let detail = format!("segments {} to {} are missing", last.oldest_segment, first.number - 1);
-            self.find((0, 0), Verdict::ConfirmedRot(RotReason::SealedSegment), Vec::new(), 0, &detail);
-        }
     }
 }
 

@@ -2,15 +2,16 @@
 //!
 //! Invariants: an entry that is known to be damaged keeps its place and its identity and is never served; where a batch
 //! was lost together with its table, an entry's previous term, a checkpoint or a truncation must vouch for what is held,
-//! and until one does, the end of every group's log counts as unknown.
+//! and until one does, the end of every group's log counts as unknown. What a checkpoint *states* to be unknown stays so
+//! until a later one states otherwise: entries that were written after the loss had been found prove nothing.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use super::LostRecord;
-use crate::format::{BatchHeader, CheckpointState, Kind, NO_TERM, Row, RowState, Tag};
-use crate::log::group::{GroupLog, Place, Slot, Vote};
+use crate::format::{BatchHeader, CheckpointState, Kind, NO_TERM, Row, RowState, Tag, flags};
+use crate::log::group::{GroupLog, Place, Restored, Slot, Vote};
 use crate::types::{GroupId, LogPoint};
 
 /// Holes up to this size are kept entry by entry.
@@ -19,96 +20,128 @@ const HOLE_ENTRIES: u64 = 65_536;
 #[derive(Default)]
 pub(super) struct Replay {
     pub(super) groups: BTreeMap<GroupId, GroupLog>,
-    votes: BTreeMap<GroupId, VoteCopies>,
+    evidence: BTreeMap<GroupId, Evidence>,
+    /// Batches lost with their tables since every group was last named: others may have been in them.
+    doubt: u64,
+    /// Whether the log itself states that.
+    doubt_is_stated: bool,
 }
 
 #[derive(Default)]
-struct VoteCopies {
+struct Evidence {
     /// Intact copies of the newest vote.
-    intact: u32,
+    intact_votes: u32,
     /// The newest vote of which anything was found.
-    newest_named: u64,
+    newest_vote_named: u64,
+    /// Nothing has vouched for the end of the log since a batch was lost.
+    tail_is_suspect: bool,
+}
+
+/// What a replay ends with, beside the groups.
+pub(super) struct Outcome {
+    pub(super) quarantined: Vec<(GroupId, Vec<LostRecord>)>,
+    /// Groups of whose newest vote there is but one copy.
+    pub(super) single_votes: Vec<GroupId>,
+    pub(super) doubt: u64,
+    /// Groups whose end is unknown while the log does not state it yet; and whether it does not state the doubt.
+    pub(super) unstated: (Vec<GroupId>, bool),
 }
 
 impl Replay {
     /// Takes in the records of a batch.
     pub(super) fn apply(&mut self, header: &BatchHeader, rows: &[(Row, RowState)], bytes: &[u8]) {
+        if header.flags & flags::FIRST != 0 {
+            // It names every group that there has been; a doubt that goes on is stated in it.
+            (self.doubt, self.doubt_is_stated) = (0, true);
+        }
         for (row, state) in rows {
             let intact = *state == RowState::Intact;
             let payload = bytes.get(row.offset as usize..row.offset as usize + row.length as usize);
             let payload = payload.filter(|_| intact);
             match row.kind {
                 Kind::Entry => self.entry(row, slot(header, row, intact)),
-                Kind::Repair => {
-                    if let Some(log) = self.groups.get_mut(&row.group)
-                        && intact
-                        && log.term_and_leader(row.index).map(|(term, _)| term) == Some(row.term)
-                    {
-                        log.place(row.index, slot(header, row, true));
-                    }
-                }
+                Kind::Repair => self.repair(row, slot(header, row, intact)),
                 Kind::Vote => self.vote(row.group, row.index, payload),
                 Kind::Truncate => {
-                    let log = self.groups.entry(row.group).or_default();
                     let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
+                    self.evidence(row.group).tail_is_suspect = false;
+                    let log = self.groups.entry(row.group).or_default();
                     log.truncate(kept);
-                    if let Some(kept) = kept {
-                        follow(log, kept.index, kept.term);
+                    if kept.is_some() {
+                        follow(log, kept);
                     }
-                    log.tail_unknown = false;
                 }
                 Kind::Purge => {
                     self.groups.entry(row.group).or_default().purge(row.point());
                 }
                 Kind::Committed => self.groups.entry(row.group).or_default().committed = Some(row.point()),
-                Kind::Checkpoint => {
-                    if let Some(state) = payload.and_then(CheckpointState::decode) {
-                        self.checkpoint(row.group, &state);
+                Kind::Checkpoint => match payload.and_then(CheckpointState::decode) {
+                    Some(state) => self.checkpoint(row.group, &state),
+                    None if !self.groups.contains_key(&row.group) => {
+                        self.groups.entry(row.group).or_default();
+                        self.evidence(row.group).tail_is_suspect = true;
                     }
-                }
+                    // What came before it is held.
+                    None => {}
+                },
+                Kind::Doubt => (self.doubt, self.doubt_is_stated) = (row.index, true),
                 Kind::Cut => {}
             }
         }
     }
 
+    fn evidence(&mut self, group: GroupId) -> &mut Evidence {
+        self.evidence.entry(group).or_default()
+    }
+
     fn entry(&mut self, row: &Row, slot: Slot) {
+        self.evidence(row.group).tail_is_suspect = false;
         let log = self.groups.entry(row.group).or_default();
-        log.tail_unknown = false;
-        match row.index.checked_sub(1) {
-            Some(before) => follow(log, before, row.previous_term),
-            None => follow(log, 0, NO_TERM),
-        }
+        let before = row.index.checked_sub(1).filter(|_| row.previous_term != NO_TERM);
+        follow(log, before.map(|index| LogPoint { term: row.previous_term, index }));
         log.push(row.index, row.term, row.leader, slot);
     }
 
+    /// A repair was written when its entry belonged to the log; whatever rot has taken since, it does so still.
+    fn repair(&mut self, row: &Row, slot: Slot) {
+        let log = self.groups.entry(row.group).or_default();
+        if log.last().is_none_or(|last| last.index < row.index) {
+            follow(log, Some(row.point()));
+        }
+        let is_needed = log.lost_entry(row.index).is_some();
+        if slot.place == Place::Disk || is_needed {
+            log.put_restored(row.index, Restored { term: row.term, leader: row.leader, slot });
+        }
+    }
+
     fn vote(&mut self, group: GroupId, sequence: u64, payload: Option<&[u8]>) {
-        let copies = self.votes.entry(group).or_default();
+        let evidence = self.evidence.entry(group).or_default();
         let log = self.groups.entry(group).or_default();
-        copies.newest_named = copies.newest_named.max(sequence);
+        evidence.newest_vote_named = evidence.newest_vote_named.max(sequence);
         let Some(payload) = payload else { return };
         if sequence > log.vote.sequence {
             log.vote = Vote { sequence, bytes: Some(Bytes::copy_from_slice(payload)) };
             log.vote_lost = false;
-            copies.intact = 0;
+            evidence.intact_votes = 0;
         }
         if sequence == log.vote.sequence {
-            copies.intact += 1;
+            evidence.intact_votes += 1;
         }
     }
 
     fn checkpoint(&mut self, group: GroupId, state: &CheckpointState) {
+        let evidence = self.evidence.entry(group).or_default();
+        evidence.tail_is_suspect = false;
         match self.groups.get_mut(&group) {
             None => {
                 self.groups.insert(group, GroupLog::from_checkpoint(state));
                 if state.vote.is_some() {
-                    self.votes.insert(group, VoteCopies { intact: 1, newest_named: state.vote_sequence });
+                    evidence.intact_votes = 1;
+                    evidence.newest_vote_named = state.vote_sequence;
                 }
             }
             Some(log) => {
-                match state.last {
-                    Some(last) => follow(log, last.index, last.term),
-                    None => follow(log, 0, NO_TERM),
-                }
+                follow(log, state.last);
                 if let Some(purged) =
                     state.purged.filter(|purged| log.purged.is_none_or(|held| held.index < purged.index))
                 {
@@ -127,44 +160,41 @@ impl Replay {
 
     /// Batches have been lost together with their tables.
     pub(super) fn lost_batches(&mut self, count: u64) {
-        for log in self.groups.values_mut() {
-            log.tail_unknown = true;
+        (self.doubt, self.doubt_is_stated) = (self.doubt.saturating_add(count), false);
+        for (group, log) in &mut self.groups {
+            self.evidence.entry(*group).or_default().tail_is_suspect = true;
             // The copies of a vote are in two batches that follow each other: one lost batch cannot hold both.
             log.vote_lost |= count >= 2;
         }
     }
 
-    /// Ends the replay: what is lost of each group, and the votes of which there is but one copy.
-    pub(super) fn finish(&mut self) -> (Vec<(GroupId, Vec<LostRecord>)>, Vec<GroupId>) {
-        let mut quarantined = Vec::new();
-        let mut single = Vec::new();
+    /// Ends the replay: what is lost of each group, and what the log has to be told about itself.
+    pub(super) fn finish(&mut self) -> Outcome {
+        let mut outcome = Outcome {
+            quarantined: Vec::new(),
+            single_votes: Vec::new(),
+            doubt: self.doubt,
+            unstated: (Vec::new(), !self.doubt_is_stated && self.doubt > 0),
+        };
         for (group, log) in &mut self.groups {
-            if let Some(copies) = self.votes.get(group) {
-                log.vote_lost |= copies.newest_named > log.vote.sequence;
-                log.newest_vote_named = copies.newest_named;
-                if copies.intact == 1 && !log.vote_lost {
-                    single.push(*group);
+            if let Some(evidence) = self.evidence.get(group) {
+                log.vote_lost |= evidence.newest_vote_named > log.vote.sequence;
+                log.newest_vote_named = evidence.newest_vote_named;
+                if evidence.intact_votes == 1 && !log.vote_lost {
+                    outcome.single_votes.push(*group);
+                }
+                if evidence.tail_is_suspect {
+                    log.tail_unknown = true;
+                    outcome.unstated.0.push(*group);
                 }
             }
             log.all_is_durable();
-            let mut lost = Vec::new();
-            if let Some((first, last)) = log.missing_range() {
-                lost.push(LostRecord::Entries { first, last });
-            }
-            for (index, term, payload_crc) in log.faulty() {
-                lost.push(LostRecord::Entry { index, term, payload_crc });
-            }
-            if log.tail_unknown {
-                lost.push(LostRecord::Tail { after: log.last() });
-            }
-            if log.vote_lost {
-                lost.push(LostRecord::Vote);
-            }
+            let lost = log.lost();
             if !lost.is_empty() {
-                quarantined.push((*group, lost));
+                outcome.quarantined.push((*group, lost));
             }
         }
-        (quarantined, single)
+        outcome
     }
 }
 
@@ -180,53 +210,50 @@ fn slot(header: &BatchHeader, row: &Row, intact: bool) -> Slot {
     }
 }
 
-/// Makes the log end at `before`, of the given term (`NO_TERM`: it must be empty there), whatever that takes: what it
-/// holds beyond was truncated in a batch that is lost, what it lacks is missing, and where the terms differ, entries have
-/// been replaced.
-fn follow(log: &mut GroupLog, before: u64, term: u64) {
-    if term == NO_TERM {
+/// Makes the log end at a point (`None`: it must be empty), whatever that takes: what it holds beyond was truncated in a
+/// batch that is lost, what it lacks is missing, and where the terms differ, entries have been replaced. A point of
+/// `NO_TERM` says only that there was an entry.
+fn follow(log: &mut GroupLog, before: Option<LogPoint>) {
+    let Some(expected) = before else {
         if log.last().is_some() {
             log.truncate(None);
         }
         return;
-    }
-    let expected = LogPoint { term, index: before };
+    };
     match log.last() {
         Some(last) if last == expected => {}
         None => log.begin_after(expected),
-        Some(last) if last.index >= before => {
-            if last.index > before {
-                let kept = log.point(before);
-                log.truncate(Some(kept.unwrap_or(expected)));
+        Some(last) if last.index >= expected.index => {
+            if last.index > expected.index {
+                let kept = log.point(expected.index);
+                log.truncate(Some(kept.unwrap_or(LogPoint { term: NO_TERM, ..expected })));
             }
-            if log.last() != Some(expected) {
-                log.suspect_uncommitted();
-                replace_last(log, expected);
-            }
+            replace_last(log, expected);
         }
         Some(last) => {
             log.suspect_uncommitted();
-            if before - last.index > HOLE_ENTRIES {
+            if expected.index - last.index > HOLE_ENTRIES {
                 return log.begin_after(expected);
             }
-            for index in last.index + 1..before {
+            for index in last.index + 1..expected.index {
                 log.push(index, NO_TERM, 0, Slot::MISSING);
             }
-            log.push(before, term, 0, Slot::MISSING);
+            log.push(expected.index, expected.term, 0, Slot::MISSING);
         }
     }
 }
 
-/// The last entry is not the one it should be.
+/// The log ends at the right index, but perhaps not with the right entry.
 fn replace_last(log: &mut GroupLog, expected: LogPoint) {
-    let (first, end) = log.range();
-    if end > first && end - 1 == expected.index {
-        let kept = expected.index.checked_sub(1).filter(|index| *index >= first);
-        match kept {
-            Some(index) => log.truncate(Some(LogPoint { term: NO_TERM, index })),
-            None => log.truncate(log.base()),
-        };
-        log.push(expected.index, expected.term, 0, Slot::MISSING);
+    let Some(last) = log.last() else { return };
+    if expected.term == NO_TERM || last == expected {
+        return;
+    }
+    if last.term != NO_TERM {
+        log.suspect_uncommitted();
+    }
+    if log.slot(expected.index).is_some() || last.term == NO_TERM {
+        log.vouch(expected);
     } else {
         log.begin_after(expected);
     }

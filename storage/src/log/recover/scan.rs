@@ -13,24 +13,25 @@ use crate::types::StoreId;
 const AHEAD_BLOCKS: u32 = 256;
 
 /// Reads runs of blocks, with a little read-ahead.
-pub(super) struct Reader<'a> {
+pub(in crate::log) struct Reader<'a> {
     disk: &'a dyn Disk,
     segment: Option<u32>,
     first: u32,
+    ahead_blocks: u32,
     bytes: Vec<u8>,
     bad: Vec<bool>,
 }
 
 /// A run of blocks as it was read.
 #[derive(Clone, Copy)]
-pub(super) struct Blocks<'a> {
-    pub(super) bytes: &'a [u8],
+pub(in crate::log) struct Blocks<'a> {
+    pub(in crate::log) bytes: &'a [u8],
     /// Whether a block could not be read; its bytes are zero then.
-    pub(super) bad: &'a [bool],
+    pub(in crate::log) bad: &'a [bool],
 }
 
 /// What a place in a segment holds.
-pub(super) enum Place {
+pub(in crate::log) enum Place {
     /// A header that belongs there, and its batch.
     Batch(Box<PlacedBatch>),
     /// A valid header of our store that belongs elsewhere.
@@ -49,27 +50,39 @@ pub(super) enum Place {
 }
 
 /// A batch that lies where it says.
-pub(super) struct PlacedBatch {
-    pub(super) header: BatchHeader,
-    pub(super) body: BatchBody,
+pub(in crate::log) struct PlacedBatch {
+    pub(in crate::log) header: BatchHeader,
+    pub(in crate::log) body: BatchBody,
     /// Some of its blocks cannot be read.
-    pub(super) has_bad_blocks: bool,
+    pub(in crate::log) has_bad_blocks: bool,
     /// Payloads of the log's own records, by row number.
-    pub(super) bytes: Vec<u8>,
+    pub(in crate::log) bytes: Vec<u8>,
 }
 
 /// How many whole blocks a segment file has.
-pub(super) fn file_blocks(file: &SegmentFile) -> u32 {
+pub(in crate::log) fn file_blocks(file: &SegmentFile) -> u32 {
     u32::try_from(file.bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX)
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(disk: &'a dyn Disk) -> Reader<'a> {
-        Reader { disk, segment: None, first: 0, bytes: Vec::new(), bad: Vec::new() }
+    pub(in crate::log) fn new(disk: &'a dyn Disk) -> Reader<'a> {
+        Reader::with_ahead(disk, AHEAD_BLOCKS)
+    }
+
+    /// One that reads no more than so many blocks ahead of need.
+    pub(in crate::log) fn with_ahead(disk: &'a dyn Disk, ahead_blocks: u32) -> Reader<'a> {
+        Reader {
+            disk,
+            segment: None,
+            first: 0,
+            ahead_blocks: ahead_blocks.clamp(1, AHEAD_BLOCKS),
+            bytes: Vec::new(),
+            bad: Vec::new(),
+        }
     }
 
     /// The blocks of a run; those beyond the end of the file count as unreadable.
-    pub(super) fn blocks(
+    pub(in crate::log) fn blocks(
         &mut self,
         file: &SegmentFile,
         first: u32,
@@ -89,7 +102,7 @@ impl<'a> Reader<'a> {
 
     fn load(&mut self, file: &SegmentFile, first: u32, count: u32) -> Result<(), DiskError> {
         let left = file_blocks(file).saturating_sub(first);
-        let readable = left.min(count.max(AHEAD_BLOCKS));
+        let readable = left.min(count.max(self.ahead_blocks));
         let total = readable.max(count) as usize;
         self.segment = None;
         self.bytes.clear();
@@ -127,7 +140,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What lies at a block: the whole batch if there is one. A newer format version is an error, never damage.
-    pub(super) fn examine(
+    pub(in crate::log) fn examine(
         &mut self,
         file: &SegmentFile,
         block: u32,
@@ -145,7 +158,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The header at a block if it belongs there, else what is there.
-    pub(super) fn header(
+    pub(in crate::log) fn header(
         &mut self,
         file: &SegmentFile,
         block: u32,
@@ -171,20 +184,20 @@ impl<'a> Reader<'a> {
 }
 
 /// What lies behind a place, in all segments: made once, when something is not as it should be (at the latest at the end).
-pub(super) struct Survey {
+pub(in crate::log) struct Survey {
     /// Valid headers that lie where they say, in order: (position of the file in the list, block, header).
-    pub(super) headers: Vec<(usize, u32, BatchHeader)>,
+    pub(in crate::log) headers: Vec<(usize, u32, BatchHeader)>,
     /// Valid headers of ours that lie elsewhere.
-    pub(super) misplaced: Vec<(usize, u32)>,
+    pub(in crate::log) misplaced: Vec<(usize, u32)>,
     /// Blocks that cannot be read.
-    pub(super) unreadable: Vec<(usize, u32)>,
+    pub(in crate::log) unreadable: Vec<(usize, u32)>,
     /// The last block of everything that is not zero, in order.
     used: Vec<(usize, u32)>,
 }
 
 impl Survey {
     /// Looks at every block from a place on.
-    pub(super) fn take(
+    pub(in crate::log) fn take(
         reader: &mut Reader<'_>,
         files: &[SegmentFile],
         from: (usize, u32),
@@ -221,7 +234,7 @@ impl Survey {
     }
 
     /// Forgets what lies before a place.
-    pub(super) fn advance(&mut self, place: (usize, u32)) {
+    pub(in crate::log) fn advance(&mut self, place: (usize, u32)) {
         self.headers.retain(|(position, block, _)| (*position, *block) >= place);
         self.misplaced.retain(|found| *found >= place);
         self.unreadable.retain(|found| *found >= place);
@@ -229,12 +242,17 @@ impl Survey {
     }
 
     /// Whether everything is zero and can be read.
-    pub(super) fn is_clean(&self) -> bool {
+    pub(in crate::log) fn is_clean(&self) -> bool {
         self.used.is_empty()
     }
 
+    /// Whether anything but the very first block is not zero.
+    pub(in crate::log) fn reaches_beyond_first_block(&self) -> bool {
+        self.used.iter().any(|place| *place != (0, 0))
+    }
+
     /// How many blocks of each file, counted from a place (or the file's start), reach up to its last block in use.
-    pub(super) fn extents(&self, from: (usize, u32)) -> impl Iterator<Item = u32> + '_ {
+    pub(in crate::log) fn extents(&self, from: (usize, u32)) -> impl Iterator<Item = u32> + '_ {
         self.used.iter().map(move |(position, block)| {
             let start = if *position == from.0 { from.1 } else { 0 };
             block.saturating_add(1).saturating_sub(start)
@@ -242,14 +260,18 @@ impl Survey {
     }
 
     /// The first valid header at or behind a place with at least this number.
-    pub(super) fn next_from(&self, place: (usize, u32), number: u64) -> Option<&(usize, u32, BatchHeader)> {
+    pub(in crate::log) fn next_from(
+        &self,
+        place: (usize, u32),
+        number: u64,
+    ) -> Option<&(usize, u32, BatchHeader)> {
         self.headers
             .iter()
             .find(|(position, block, header)| (*position, *block) >= place && header.number >= number)
     }
 
     /// The highest durable mark that any of the headers states.
-    pub(super) fn durable_mark(&self) -> u64 {
+    pub(in crate::log) fn durable_mark(&self) -> u64 {
         self.headers.iter().map(|(_, _, header)| header.durable_mark).max().unwrap_or(0)
     }
 }

@@ -84,7 +84,12 @@ impl Walk<'_> {
 
     /// Whether what is not zero behind a place reaches farther than the last durable batch allowed to be in flight.
     fn exceeds_window(&self, here: (usize, u32)) -> bool {
-        let (Some(last), Some(survey)) = (&self.last, &self.survey) else { return false };
+        let Some(survey) = &self.survey else { return false };
+        let Some(last) = &self.last else {
+            // Nothing has been found. A new store begins with one empty batch of one block, durable before anything else.
+            return self.files.first().is_some_and(|file| file.number != 1)
+                || survey.reaches_beyond_first_block();
+        };
         survey.extents(here).any(|blocks| blocks > last.window_blocks)
             || survey.headers.len() > last.window_batches as usize
     }
