@@ -165,11 +165,8 @@ async fn keep_registry(node: Arc<Node>) {
             (ledger.cluster_id().is_some(), missing)
         };
         if !formed {
-            propose(
-                &node,
-                Command::FormCluster { cluster_id: rand::random(), groups: node.groups.count() },
-            )
-            .await;
+            propose(&node, Command::FormCluster { cluster_id: rand::random(), groups: node.groups.count() })
+                .await;
             continue;
         }
         if missing.is_empty() {

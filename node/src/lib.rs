@@ -18,8 +18,8 @@
 pub mod admission;
 pub mod controller;
 pub mod ctl;
-pub mod identity;
 pub mod groups;
+pub mod identity;
 pub mod keys;
 pub mod ledger;
 pub mod loopback;

@@ -12,8 +12,8 @@ use tercet_storage::SegmentLog;
 use tokio::sync::{broadcast, watch};
 
 use crate::admission::Admission;
-use crate::identity::Identity;
 use crate::groups::{Groups, Standing};
+use crate::identity::Identity;
 use crate::raft::group::{Group, GroupParams};
 use crate::raft::network::peers::Peers;
 use crate::telemetry::{Metrics, resident_bytes};

@@ -221,7 +221,8 @@ impl Repair<'_> {
         };
         self.cut_back_to(leader).await?;
         loop {
-            let next = self.log.state(self.group).last.map_or(0, |last| last.index + 1).max(self.first_index());
+            let next =
+                self.log.state(self.group).last.map_or(0, |last| last.index + 1).max(self.first_index());
             if next > last {
                 break;
             }

@@ -173,7 +173,12 @@ impl Listeners {
     }
 }
 
-fn open_log(dir: &Path, setting: DiskSetting, groups: u32) -> Result<(SegmentLog, String), ServerError> {
+fn open_log(
+    dir: &Path,
+    setting: DiskSetting,
+    segment_mib: u32,
+    groups: u32,
+) -> Result<(SegmentLog, String), ServerError> {
     let choice = match setting {
         DiskSetting::IoUring => DiskChoice::Uring,
         DiskSetting::Portable => DiskChoice::Portable,
@@ -184,7 +189,8 @@ fn open_log(dir: &Path, setting: DiskSetting, groups: u32) -> Result<(SegmentLog
         source => ServerError::Disk { dir: dir.to_path_buf(), source },
     })?;
     let description = disk.description();
-    let (log, report) = SegmentLog::open(disk, LogOptions::default())
+    let options = LogOptions { segment_bytes: u64::from(segment_mib) << 20, ..LogOptions::default() };
+    let (log, report) = SegmentLog::open(disk, options)
         .map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
     for finding in &report.findings {
         tracing::warn!(dir = %dir.display(), segment = finding.segment, block = finding.block, verdict = %finding.verdict,
@@ -244,10 +250,10 @@ impl Server {
             &name,
             rand::random::<u64>() >> 1,
         )?);
-        let groups = topology.cluster.groups;
+        let (groups, segment_mib) = (topology.cluster.groups, topology.storage.segment_mib);
         // Recovery reads the log; the runtime goes on meanwhile (`dev` has four other nodes on it).
         let opened = tokio::task::spawn_blocking(move || {
-            let (log, disk) = open_log(&data_dir, disk, groups)?;
+            let (log, disk) = open_log(&data_dir, disk, segment_mib, groups)?;
             let index = open_index(&data_dir, &log, groups).inspect_err(|_| log.close())?;
             Ok::<_, ServerError>((log, index, disk))
         });

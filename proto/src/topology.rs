@@ -83,12 +83,25 @@ pub struct TimingSettings {
 }
 
 /// `[storage]`: how nodes reach their disks.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Storage {
     /// Which disk implementation nodes use.
     #[serde(default)]
     pub disk: DiskSetting,
+    /// Length of a log segment in MiB, 16 to 2,048: how much is written ahead, sealed and removed at once.
+    #[serde(default = "default_segment_mib")]
+    pub segment_mib: u32,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { disk: DiskSetting::default(), segment_mib: default_segment_mib() }
+    }
+}
+
+const fn default_segment_mib() -> u32 {
+    64
 }
 
 /// `[storage] disk`.

@@ -194,7 +194,12 @@ mod tests {
             ("the leader has another entry there", KNOWN, vec![leading(4, intact(4))], Verdict::Drop),
             ("a leader of an earlier term says nothing", KNOWN, vec![leading(2, absent(2))], few(1)),
             ("no other voter has it", KNOWN, vec![absent(3), absent(3), absent(3), absent(3)], Verdict::Drop),
-            ("a majority has moved on without it", KNOWN, vec![absent(4), absent(4), absent(5)], Verdict::Drop),
+            (
+                "a majority has moved on without it",
+                KNOWN,
+                vec![absent(4), absent(4), absent(5)],
+                Verdict::Drop,
+            ),
             ("a majority without it in its own term", KNOWN, vec![absent(3), absent(3), absent(3)], few(3)),
             ("half of the voters", KNOWN, vec![absent(4), absent(4)], few(2)),
             ("one cannot say", KNOWN, vec![absent(3), absent(3), absent(3), unknown()], few(4)),

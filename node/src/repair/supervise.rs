@@ -67,7 +67,9 @@ async fn bring_back(node: &Arc<Node>, group: u32) -> bool {
         }
     };
     if !Group::index_fits(group, &node.group_params.index, &node.log) {
-        let why = format!("the index of group {group} does not fit the repaired log; it is rebuilt at the next start");
+        let why = format!(
+            "the index of group {group} does not fit the repaired log; it is rebuilt at the next start"
+        );
         node.failure.send_replace(Some(why));
         return false;
     }

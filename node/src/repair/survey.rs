@@ -77,12 +77,7 @@ fn record_of(fetched: &v1::FetchedRecord) -> Option<LogRecord> {
 
 impl Survey {
     /// Asks every other voter.
-    pub(super) async fn of(
-        node: &Node,
-        group: u32,
-        wanted: &[Wanted],
-        vouched_by: Option<LogPoint>,
-    ) -> Self {
+    pub(super) async fn of(node: &Node, group: u32, wanted: &[Wanted], vouched_by: Option<LogPoint>) -> Self {
         let own = node.identity.node_id();
         let voters: Vec<u64> =
             node.topology.voters().map(|voter| voter.id).filter(|voter| *voter != own).collect();
@@ -95,7 +90,12 @@ impl Survey {
     }
 
     /// The intact entries of one node's log, up to the first that it has not. None: it does not answer.
-    pub(super) async fn of_one(node: &Node, group: u32, from: u64, wanted: &[Wanted]) -> Option<Vec<LogRecord>> {
+    pub(super) async fn of_one(
+        node: &Node,
+        group: u32,
+        from: u64,
+        wanted: &[Wanted],
+    ) -> Option<Vec<LogRecord>> {
         let answer = ask(node, from, request(node, from, group, wanted, None)).await?;
         let records = answer.records.iter().zip(wanted);
         Some(

@@ -51,8 +51,8 @@ async fn admitted_append(
     let prepared = Arc::new(prepare(&request).map_err(refuse)?);
     let _permit = node.admission.admit(prepared.len_bytes()).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.journal).await?;
-    let local = || append_here(group, &request, prepared.clone());
-    route(node, group, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
+    let local = || append_here(&group, &request, prepared.clone());
+    route(node, &group, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
         client.append(message).await
     })
     .await

@@ -109,8 +109,8 @@ pub async fn get_journal(
 ) -> Result<v1::Journal, Status> {
     let wanted = consistency(request.consistency).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.name).await?;
-    let show = |point| show_journal(group, &request.name, point);
-    read_at(node, caller, group, wanted, &request, show, |mut client, message| async move {
+    let show = |point| show_journal(&group, &request.name, point);
+    read_at(node, caller, &group, wanted, &request, show, |mut client, message| async move {
         client.get_journal(message).await
     })
     .await
@@ -147,7 +147,7 @@ pub async fn get_entry(
         };
         drop(ledger);
         match seq.filter(|seq| (1..=head).contains(seq)) {
-            Some(seq) => Reader::new(group, &request.journal).entry(seq),
+            Some(seq) => Reader::new(&group, &request.journal).entry(seq),
             None => Err(Refusal::new(
                 Reason::EntryNotFound,
                 field,
@@ -155,7 +155,7 @@ pub async fn get_entry(
             )),
         }
     };
-    read_at(node, caller, group, wanted, &request, show, |mut client, message| async move {
+    read_at(node, caller, &group, wanted, &request, show, |mut client, message| async move {
         client.get_entry(message).await
     })
     .await
@@ -277,7 +277,7 @@ pub async fn get_balances(
         let response = client.get_balances(message).await?;
         Ok(tonic::Response::new((0, response.into_inner())))
     };
-    let (applied, response) = read_at(node, caller, group, wanted, &request, show, forward).await?;
+    let (applied, response) = read_at(node, caller, &group, wanted, &request, show, forward).await?;
     group.wait_placed(applied, REQUEST_TIMEOUT).await.map_err(refuse)?;
     Ok(response)
 }
@@ -299,13 +299,13 @@ pub async fn read(node: Arc<Node>, caller: Caller, request: v1::ReadRequest) -> 
         let why = format!("from_seq {} is above to_seq {}", request.from_seq, request.to_seq);
         return Err(refuse(Refusal::new(Reason::RangeInvalid, "from_seq", why)));
     }
-    let group = group_of_journal(&node, caller, &request.journal).await?.clone();
+    let group = group_of_journal(&node, caller, &request.journal).await?;
     let head = if wanted == v1::Consistency::Linearizable {
         let head = linearizable_head(&node, caller, &request.journal).await?;
         wait_for_seq(&group, &request.journal, head).await?;
         head
     } else {
-        let point = local_point(&node, &group).map_err(refuse)?;
+        let point = local_point(&group).map_err(refuse)?;
         let head =
             group.state().ledger().head_at(&request.journal, point).map_err(|e| refuse(internal(e)))?;
         head.ok_or_else(|| refuse(journal_not_found(&request.journal)))?.seq

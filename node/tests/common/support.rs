@@ -82,6 +82,11 @@ impl Cluster {
         }
     }
 
+    /// Where a node keeps its log.
+    pub fn log_dir(&self, name: &str) -> std::path::PathBuf {
+        self.config(name).data_dir.join("log")
+    }
+
     pub async fn start_node(&mut self, name: &str) {
         let server = Server::start(self.config(name)).await.expect("the node starts");
         self.servers.insert(name.into(), server);

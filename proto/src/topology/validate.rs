@@ -9,6 +9,8 @@ use super::{LossKind, Topology, TopologyError};
 
 /// Most nodes; every pair is tried, and every append goes to every node.
 const MAX_NODES: usize = 64;
+/// A segment holds the largest proposal twice and is addressed with four bytes.
+const SEGMENT_MIB: std::ops::RangeInclusive<u32> = 16..=2_048;
 /// Most groups.
 const MAX_GROUPS: u32 = 1_024;
 /// Longest name of a site, zone or node, in bytes.
@@ -132,6 +134,15 @@ impl Topology {
             let message =
                 format!("{} is below one largest request, {largest_request}", self.limits.inflight_bytes);
             return Err(TopologyError::invalid("limits.inflight_bytes", message));
+        }
+        if !SEGMENT_MIB.contains(&self.storage.segment_mib) {
+            let message = format!(
+                "{} is not from {} to {} MiB",
+                self.storage.segment_mib,
+                SEGMENT_MIB.start(),
+                SEGMENT_MIB.end()
+            );
+            return Err(TopologyError::invalid("storage.segment_mib", message));
         }
         if self.limits.inflight_requests == 0 {
             return Err(TopologyError::invalid("limits.inflight_requests", "is not at least 1"));
