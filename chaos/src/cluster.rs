@@ -1,6 +1,7 @@
 //! The cluster under test: who its members are, and how real processes are made one ([`process`]).
 
 pub mod child;
+pub mod loop_disk;
 pub mod process;
 
 use crate::proxy::Endpoint;

@@ -28,6 +28,8 @@ pub enum Target {
     Leader,
     /// All nodes of that node's zone.
     LeaderZone,
+    /// Every node.
+    All,
 }
 
 /// Whom the target is cut off from.
@@ -62,6 +64,9 @@ pub enum Blow {
     Kill,
     /// SIGSTOP; undone by SIGCONT.
     Pause,
+    /// The file systems fail in the same instant, then the processes are killed; undone by mounting what was on the disks
+    /// and starting the nodes again.
+    PowerLoss,
     /// Nothing arrives.
     Blackhole {
         /// The other ends.
@@ -95,7 +100,7 @@ impl Blow {
     /// What it does to links, to whom and which way; none if it hits processes.
     fn on_links(&self) -> Option<(&[Party], Direction, LinkFault)> {
         match self {
-            Self::Kill | Self::Pause => None,
+            Self::Kill | Self::Pause | Self::PowerLoss => None,
             Self::Blackhole { from, direction } => Some((from, *direction, LinkFault::Blackhole)),
             Self::Reset { from, direction } => Some((from, *direction, LinkFault::Reset)),
             Self::Slow { from, direction, delay, jitter, bytes_per_second } => {
@@ -123,6 +128,7 @@ fn describe(blow: &Blow, hit: &[&Member]) -> String {
     let verb = match blow {
         Blow::Kill => "kill",
         Blow::Pause => "pause",
+        Blow::PowerLoss => "cut the power of",
         Blow::Blackhole { .. } => "blackhole",
         Blow::Reset { .. } => "reset",
         Blow::Slow { .. } => "slow",
@@ -225,15 +231,23 @@ pub async fn drive(
                 driven.kills += hit.len() as u64;
                 cluster.kill(&hit)?;
             }
+            (Blow::PowerLoss, None) => {
+                driven.kills += hit.len() as u64;
+                cluster.cut_power(&hit)?;
+            }
             (_, None) => cluster.pause(&hit)?,
         }
         let (cluster, recorder, lasts) = (Arc::clone(cluster), recorder.clone(), step.lasts);
-        let kills = step.blow == Blow::Kill;
+        let (kills, cuts) = (step.blow == Blow::Kill, step.blow == Blow::PowerLoss);
         undoing.spawn(async move {
             tokio::time::sleep(lasts).await;
             match links {
                 Some((pairs, _)) => cluster.lift(number, &pairs),
                 None if kills => cluster.restart(&hit).await?,
+                None if cuts => {
+                    cluster.restore_power(&hit)?;
+                    cluster.restart(&hit).await?;
+                }
                 None => cluster.resume(&hit)?,
             }
             tracing::info!(fault = number, "undone: {what}");
@@ -257,13 +271,14 @@ async fn targets<'a>(cluster: &'a ProcessCluster, target: &Target) -> Result<Vec
     let members = cluster.members();
     let leader = match target {
         Target::Leader | Target::LeaderZone => Some(cluster.leader().await?),
-        Target::Node(_) | Target::Zone(_) => None,
+        Target::Node(_) | Target::Zone(_) | Target::All => None,
     };
     Ok(members
         .iter()
         .filter(|member| match target {
             Target::Node(node) => member.name == *node,
             Target::Zone(zone) => member.zone == *zone,
+            Target::All => true,
             Target::Leader => leader == Some(*member),
             Target::LeaderZone => leader.is_some_and(|leader| leader.zone == member.zone),
         })
@@ -303,6 +318,7 @@ mod tests {
         let members = Members::default_five();
         let hit: Vec<&Member> = members.of_zone("a").collect();
         assert_eq!(describe(&Blow::Kill, &hit), "kill a1, a2");
+        assert_eq!(describe(&Blow::PowerLoss, &hit), "cut the power of a1, a2");
         let blow = Blow::Blackhole {
             from: vec![Party::Clients, Party::Zone("b".into())],
             direction: Direction::Out,

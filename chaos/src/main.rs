@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use tercet_chaos::checker::{Judgement, check};
 use tercet_chaos::cluster::child::become_child;
+use tercet_chaos::cluster::loop_disk;
 use tercet_chaos::history::{FinalLog, History};
 use tercet_chaos::report::Verdict;
 use tercet_chaos::run::{RunOptions, run};
@@ -111,6 +112,15 @@ fn main() -> ExitCode {
 
 fn run_scenario(args: &RunArgs) -> Result<Verdict> {
     let scenario = Scenario::load(&args.scenario).with_context(|| args.scenario.display().to_string())?;
+    if scenario.cluster.loop_disk_mib.is_some()
+        && let Some(end) = loop_disk::enter_namespace().context("a mount namespace for the nodes' disks")?
+    {
+        return match end.code() {
+            Some(0) => Ok(Verdict::Pass),
+            Some(code) if code == i32::from(EXIT_VIOLATION) => Ok(Verdict::Violation),
+            _ => bail!("the run in its own mount namespace ended with {end}"),
+        };
+    }
     let out = args.out.clone().unwrap_or_else(|| Path::new("target/chaos").join(&scenario.name));
     let data = args.keep.clone().unwrap_or_else(|| out.join("data"));
     if data.exists() && args.keep.is_some() {
@@ -126,6 +136,13 @@ fn run_scenario(args: &RunArgs) -> Result<Verdict> {
         data: absolute(&data)?,
         seed: args.seed.unwrap_or_else(rand::random),
     };
+    if scenario.cluster.loop_disk_mib.is_some() {
+        std::fs::create_dir_all(&data).with_context(|| data.display().to_string())?;
+        if let Some(why) = loop_disk::why_not(&data) {
+            println!("SKIPPED {}: {why}", scenario.name);
+            return Ok(Verdict::Pass);
+        }
+    }
     tracing::info!(scenario = scenario.name, seed = options.seed, out = %out.display(), "run");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {

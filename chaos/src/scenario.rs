@@ -16,6 +16,9 @@ pub use span::Span;
 use crate::cluster::Members;
 use crate::faults::{Blow, Direction, Party, Target};
 
+/// Room for three log segments and an index.
+const LOOP_DISK_MIB_MIN: u64 = 320;
+
 /// A whole scenario file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +53,8 @@ pub struct ClusterPlan {
     /// At most so much is added to each delay at random.
     #[serde(default)]
     pub jitter: Span,
+    /// Gives each node a file system of its own of so many MiB, whose power can be cut; needs root.
+    pub loop_disk_mib: Option<u64>,
 }
 
 /// `[workload]`: what clients do while things go wrong.
@@ -211,7 +216,11 @@ impl Scenario {
         scenario.check_cluster(&members)?;
         scenario.check_workload()?;
         for (at, step) in scenario.steps.iter().enumerate() {
-            scenario.resolved.push(step.resolve(&format!("steps[{at}]"), &members)?);
+            let step = step.resolve(&format!("steps[{at}]"), &members)?;
+            if step.blow == Blow::PowerLoss && scenario.cluster.loop_disk_mib.is_none() {
+                return invalid(format!("steps[{at}].fault"), "power-loss needs `[cluster] loop_disk_mib`");
+            }
+            scenario.resolved.push(step);
         }
         Ok(scenario)
     }
@@ -222,6 +231,9 @@ impl Scenario {
     }
 
     fn check_cluster(&self, members: &Members) -> Result<(), ScenarioError> {
+        if self.cluster.loop_disk_mib.is_some_and(|mib| mib < LOOP_DISK_MIB_MIN) {
+            return invalid("cluster.loop_disk_mib", format!("must be at least {LOOP_DISK_MIB_MIN}"));
+        }
         for pair in self.cluster.delay.keys() {
             let known = pair.split_once('-').is_some_and(|(zone, other)| {
                 zone < other && members.has_zone(zone) && members.has_zone(other)
@@ -269,6 +281,7 @@ impl StepFile {
         let target = match (self.zone.as_deref(), self.node.as_deref()) {
             (Some("leader"), None) => Target::LeaderZone,
             (None, Some("leader")) => Target::Leader,
+            (None, Some("all")) => Target::All,
             (Some(zone), None) if members.has_zone(zone) => Target::Zone(zone.to_owned()),
             (Some(zone), None) => {
                 return invalid(format!("{field}.zone"), format!("there is no zone {zone:?}"));
@@ -292,6 +305,7 @@ impl StepFile {
         Ok(match self.fault.as_str() {
             "kill" => Blow::Kill,
             "pause" => Blow::Pause,
+            "power-loss" => Blow::PowerLoss,
             "blackhole" => Blow::Blackhole { from: self.parties(field, members)?, direction },
             "reset" => Blow::Reset { from: self.parties(field, members)?, direction },
             "slow" => Blow::Slow {
@@ -302,7 +316,7 @@ impl StepFile {
                 bytes_per_second: self.bytes_per_second,
             },
             other => {
-                let known = "blackhole, reset, slow, kill and pause";
+                let known = "blackhole, reset, slow, kill, pause and power-loss";
                 return invalid(
                     format!("{field}.fault"),
                     format!("{other:?} is not known; there are {known}"),
@@ -312,7 +326,7 @@ impl StepFile {
     }
 
     fn refuse_unused(&self, field: &str, blow: &Blow) -> Result<(), ScenarioError> {
-        let of_links = !matches!(blow, Blow::Kill | Blow::Pause);
+        let of_links = !matches!(blow, Blow::Kill | Blow::Pause | Blow::PowerLoss);
         let slow = matches!(blow, Blow::Slow { .. });
         let given = [
             ("from", self.from.is_some(), of_links),
@@ -433,6 +447,8 @@ mod tests {
             (step("at = '1s'\nfault = 'blackhole'\nzone = 'a'\nfor = '1s'\nfrom = ['q']"), "steps[0].from"),
             (step("at = '1 hour'\nfault = 'kill'\nzone = 'a'\nfor = '1s'"), "1 hour"),
             (step("at = '1s'\nfault = 'kill'\nzone = 'a'\nfor = '1s'\ncolour = 'red'"), "colour"),
+            (step("at = '1s'\nfault = 'power-loss'\nnode = 'all'\nfor = '1s'"), "loop_disk_mib"),
+            ("[cluster]\nloop_disk_mib = 10".into(), "cluster.loop_disk_mib"),
             ("[workload]\nread_percent = 101".into(), "workload.read_percent"),
             ("[workload]\nclients = 0".into(), "workload.clients"),
             ("[cluster]\ndelay = { \"c-a\" = '1ms' }".into(), "cluster.delay"),

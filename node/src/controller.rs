@@ -16,6 +16,8 @@ use crate::node::Node;
 use crate::raft::group::Group;
 use crate::raft::proposer::Proposed;
 use crate::repair::supervise;
+use crate::room::watch_disk;
+use crate::scrub::scrub;
 
 const HELLO_TIMEOUT: Duration = Duration::from_millis(800);
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
@@ -25,7 +27,14 @@ const REGISTRY_PAUSE: Duration = Duration::from_millis(300);
 
 /// Starts the controller's tasks; they end when the node stops.
 pub fn start(node: &Arc<Node>) {
-    let tasks: [futures::future::BoxFuture<'static, ()>; 3] = [
+    let tasks: [futures::future::BoxFuture<'static, ()>; 5] = [
+        Box::pin(watch_disk(
+            node.room.clone(),
+            node.log.clone(),
+            node.identity.dir().to_path_buf(),
+            node.topology.limits.disk_reserve_bytes,
+        )),
+        Box::pin(scrub(node.clone())),
         Box::pin(take_part(node.clone())),
         Box::pin(keep_registry(node.clone())),
         Box::pin(follow_group_zero(node.clone())),

@@ -4,13 +4,13 @@
 //! |---|---|
 //! | [`identity`], [`server`], [`node`], [`groups`] | a data directory's owner; wiring a node; what its services share |
 //! | [`rpc`] | gRPC services, statuses, forwarding |
-//! | [`admission`] | bounded work |
+//! | [`admission`], [`room`] | bounded work; a disk that is nearly full |
 //! | [`raft`] | openraft over the segment log, the network, the proposer and the placement gate |
 //! | [`ledger`] | journals, keys, hashes, balances: pure |
 //! | [`placement`] | durability classes: pure |
 //! | [`reader`], [`keys`] | entries by position; the ledger's view of the index |
 //! | [`controller`] | forming the cluster, the registry of nodes |
-//! | [`repair`] | quarantine: what rot took is asked of the peers |
+//! | [`repair`], [`scrub`] | what rot took is asked of the peers; looking for rot |
 //! | [`telemetry`] | metrics |
 //! | [`ctl`] | the verbs of the `tercet` command |
 //! | [`loopback`] | addresses for clusters on one machine: tests, benchmarks, chaos |
@@ -28,6 +28,8 @@ pub mod placement;
 pub mod raft;
 pub mod reader;
 pub mod repair;
+pub mod room;
 pub mod rpc;
+pub mod scrub;
 pub mod server;
 pub mod telemetry;

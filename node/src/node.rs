@@ -16,6 +16,8 @@ use crate::groups::{Groups, Standing};
 use crate::identity::Identity;
 use crate::raft::group::{Group, GroupParams};
 use crate::raft::network::peers::Peers;
+use crate::room::DiskRoom;
+use crate::scrub::Scrubbed;
 use crate::telemetry::{Metrics, resident_bytes};
 
 /// A node's shared parts.
@@ -50,6 +52,10 @@ pub struct Node {
     pub stopping: watch::Receiver<bool>,
     /// What its groups are started with; the number is each group's own.
     pub group_params: GroupParams,
+    /// Whether its disk has room for entries.
+    pub room: Arc<DiskRoom>,
+    /// What the scrubber has done.
+    pub scrubbed: watch::Sender<Scrubbed>,
     /// Changes when rot is found while the node runs.
     pub damaged: watch::Sender<u64>,
     /// Said once, when the node has to stop by itself.
@@ -115,6 +121,13 @@ impl Node {
         }
         if let Some(failure) = &*self.failure.borrow() {
             warnings.push(failure.clone());
+        }
+        if let Some(why) = self.room.why_tight() {
+            warnings.push(format!("appends are refused (DISK_FULL): {why}"));
+        }
+        let scrubbed = self.scrubbed.borrow().clone();
+        if let Some(last) = &scrubbed.last_finding {
+            warnings.push(format!("the scrubber has found damage in {} places, last {last}", scrubbed.findings));
         }
         if !*self.admitted.borrow() {
             warnings.push("waiting for a majority of the voters before taking part with an empty log".into());

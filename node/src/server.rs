@@ -24,6 +24,7 @@ use crate::node::{Node, now_us};
 use crate::placement::Voter;
 use crate::raft::group::{Group, GroupError, GroupParams};
 use crate::raft::network::peers::{BadAddress, Peers};
+use crate::room::DiskRoom;
 use crate::rpc::serve::{client_services, peer_services};
 use crate::telemetry::{self, Metrics};
 
@@ -372,6 +373,7 @@ async fn build_node(
             site: topology.site_of(voter.id).unwrap_or_default().to_owned(),
         })
         .collect();
+    let room = Arc::new(DiskRoom::default());
     let group_params = GroupParams {
         group: 0,
         node_id: own,
@@ -382,6 +384,7 @@ async fn build_node(
         timing,
         clock: Arc::new(now_us),
         cluster_name: topology.cluster.name.clone(),
+        room: room.clone(),
     };
     let mut standings = Vec::new();
     let mut fresh = true;
@@ -403,6 +406,8 @@ async fn build_node(
         name,
         groups: Groups::new(standings),
         group_params,
+        room,
+        scrubbed: watch::Sender::default(),
         damaged: watch::Sender::new(0),
         peers,
         log,

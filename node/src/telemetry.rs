@@ -89,6 +89,11 @@ impl Metrics {
         set("written_bytes", stats.written_bytes);
         set("fsyncs", stats.fsyncs);
         set("segments", stats.segments);
+        set("disk_full", u64::from(node.room.is_tight()));
+        let scrubbed = node.scrubbed.borrow().clone();
+        set("scrubbed_bytes", scrubbed.bytes);
+        set("scrub_rounds", scrubbed.rounds);
+        set("scrub_findings", scrubbed.findings);
         set("failed", u64::from(node.log.failure().is_some()));
         self.process.with_label_values(&["resident_bytes"]).set(signed(resident_bytes()));
         self.process.with_label_values(&["uptime_seconds"]).set(signed(node.started.elapsed().as_secs()));

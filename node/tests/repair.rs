@@ -158,3 +158,30 @@ async fn one_flipped_bit_anywhere_is_repaired_from_the_peers() {
     caught_up(&cluster, &victim, "end").await;
     cluster.stop().await;
 }
+
+/// Rot in a running leader's sealed segment: the scrubber finds it, leadership moves, the node repairs itself and counts again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_leader_that_finds_rot_hands_over_and_is_repaired() {
+    let mut topology = topology();
+    topology.storage.segment_mib = 16;
+    topology.storage.scrub_mib_per_second = 64;
+    // What has left the cache cannot be mended from memory.
+    let cluster = Cluster::start_with(topology).await;
+    create_journal(&cluster.client()).await;
+    append(&cluster, 0, ENTRIES * 3).await;
+    let leader = cluster.leader().await;
+    let dir = cluster.log_dir(&leader);
+    let log = inspect(&dir).expect("the log");
+    flip(&dir, find(&log, Kind::Entry, |batch| sealed(&log, batch, 20)).0);
+    let leader_now = || async {
+        let status = cluster.status_of(&leader).await?;
+        Some(status.groups[0].role.clone())
+    };
+    wait_for("the leader has given leadership up", || async {
+        leader_now().await.filter(|role| role != "leader")
+    })
+    .await;
+    append(&cluster, ENTRIES * 3, 3).await;
+    caught_up(&cluster, &leader, "sealed segment of the leader").await;
+    cluster.stop().await;
+}

@@ -92,12 +92,23 @@ pub struct Storage {
     /// Length of a log segment in MiB, 16 to 2,048: how much is written ahead, sealed and removed at once.
     #[serde(default = "default_segment_mib")]
     pub segment_mib: u32,
+    /// How fast the scrubber reads sealed segments, MiB a second; 0: not at all. 4 are a terabyte in three days.
+    #[serde(default = "default_scrub_mib_per_second")]
+    pub scrub_mib_per_second: u32,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { disk: DiskSetting::default(), segment_mib: default_segment_mib() }
+        Self {
+            disk: DiskSetting::default(),
+            segment_mib: default_segment_mib(),
+            scrub_mib_per_second: default_scrub_mib_per_second(),
+        }
     }
+}
+
+const fn default_scrub_mib_per_second() -> u32 {
+    4
 }
 
 const fn default_segment_mib() -> u32 {
@@ -151,7 +162,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { inflight_bytes: 64 << 20, inflight_requests: 16_384, disk_reserve_bytes: 256 << 20 }
+        Self { inflight_bytes: 64 << 20, inflight_requests: 16_384, disk_reserve_bytes: 64 << 20 }
     }
 }
 

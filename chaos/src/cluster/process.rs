@@ -23,6 +23,7 @@ use tercet_proto::client::{Client, ClientError, ClientOptions};
 use tercet_proto::v1;
 
 use super::child::{Child, Nursery, describe};
+use super::loop_disk::LoopDisk;
 use super::{Member, Members};
 use crate::proxy::{Endpoint, LinkCounts, LinkFault, Network};
 use crate::scenario::ClusterPlan;
@@ -105,6 +106,7 @@ struct Node {
     member: Member,
     topology_file: PathBuf,
     data_dir: PathBuf,
+    disk: Option<LoopDisk>,
     log: PathBuf,
     /// Where the node itself listens for clients.
     real_client: String,
@@ -254,6 +256,52 @@ impl ProcessCluster {
             self.launch(node)?;
         }
         join_all(self.of(hit).map(|node| self.answers(node))).await.into_iter().collect()
+    }
+
+    /// Shuts the file systems of all of them down as nearly in the same instant as processes can be started, then kills the
+    /// nodes.
+    ///
+    /// # Errors
+    /// One had ended unasked, or its file system cannot be shut down.
+    pub fn cut_power(&self, hit: &[Member]) -> Result<(), ClusterError> {
+        let mut cuts = Vec::new();
+        for node in self.of(hit) {
+            node.check()?;
+            // From here on it may end by itself: its disk fails.
+            node.process().wanted = false;
+            let disk = node.disk.as_ref().ok_or_else(|| ClusterError::Harness("no disk of its own".into()))?;
+            cuts.push((node, disk.begin_cut().map_err(|error| node.error("cutting its power", &error))?));
+        }
+        for (node, mut cut) in cuts {
+            let status = cut.wait().map_err(|error| node.error("cutting its power", &error))?;
+            if !status.success() {
+                return Err(ClusterError::Harness(format!(
+                    "node {}: its file system was not shut down: {status}",
+                    node.member.name
+                )));
+            }
+        }
+        for node in self.of(hit) {
+            if let Some(child) = &mut node.process().child {
+                child.kill().map_err(|error| node.error("killing it", &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts what was on the disks of killed nodes.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn restore_power(&self, hit: &[Member]) -> Result<(), ClusterError> {
+        for node in self.of(hit) {
+            node.process().child = None;
+            if let Some(disk) = &node.disk {
+                tokio::task::block_in_place(|| disk.restore())
+                    .map_err(|error| node.error("mounting its disk again", &error))?;
+            }
+        }
+        Ok(())
     }
 
     /// SIGSTOP to all of them that are not killed.
@@ -525,10 +573,14 @@ async fn make_nodes(
         }
         let topology_file = options.log_dir.join(format!("{}.toml", member.name));
         write_topology(&topology_file, &topology::render(members, plan, &seen)?)?;
+        let data_dir = options.data_dir.join(&member.name);
+        let disk = plan.loop_disk_mib.map(|mib| LoopDisk::make(&data_dir, mib)).transpose();
+        let disk = disk.map_err(|error| ClusterError::io("a disk whose power can be cut", &error))?;
         nodes.push(Node {
             member: member.clone(),
             topology_file,
-            data_dir: options.data_dir.join(&member.name),
+            data_dir: data_dir.join("data"),
+            disk,
             log: options.log_dir.join(format!("{}.log", member.name)),
             real_client: own.client.to_string(),
             client_proxy: client_proxies.get(&member.id).map(ToString::to_string).unwrap_or_default(),

@@ -31,6 +31,7 @@ use super::types::{LogId, Raft, TypeConfig};
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError, PreparedCommand};
 use crate::placement::Voter;
+use crate::room::DiskRoom;
 
 /// Entries in one append request at most; bytes are bounded by the log store.
 const ENTRIES_PER_REQUEST_MAX: u64 = 256;
@@ -62,6 +63,8 @@ pub struct GroupParams {
     pub clock: Clock,
     /// The cluster's name.
     pub cluster_name: String,
+    /// Whether the disk has room for entries.
+    pub room: Arc<DiskRoom>,
 }
 
 /// Why a group does not start.
@@ -329,11 +332,12 @@ impl Group {
         self.proposer.propose(command).await
     }
 
-    /// Whether class `city` can be reached now.
+    /// Whether entries can be proposed: there is room on this node's disk, and class `city` can be reached now.
     ///
     /// # Errors
-    /// PLACEMENT_UNREACHABLE, with what is missing.
-    pub fn ensure_reachable(&self) -> Result<(), Refusal> {
+    /// DISK_FULL; PLACEMENT_UNREACHABLE, with what is missing.
+    pub fn ensure_appendable(&self) -> Result<(), Refusal> {
+        self.params.room.ensure()?;
         self.gate
             .reachable()
             .map_err(|why| Refusal::new(Reason::PlacementUnreachable, "durability_class", why))

@@ -63,7 +63,7 @@ async fn append_here(
     request: &v1::AppendRequest,
     prepared: Arc<PreparedCommand>,
 ) -> Local<v1::AppendResponse> {
-    if let Err(refusal) = group.ensure_reachable() {
+    if let Err(refusal) = group.ensure_appendable() {
         return Local::Refused(refusal);
     }
     match group.propose(prepared).await {
@@ -207,7 +207,7 @@ async fn map_here(zero: &Group, map: Arc<PreparedCommand>) -> Local<u32> {
 }
 
 async fn create_here(group: &Group, name: &str, create: Arc<PreparedCommand>) -> Local<v1::Journal> {
-    if let Err(refusal) = group.ensure_reachable() {
+    if let Err(refusal) = group.ensure_appendable() {
         return Local::Refused(refusal);
     }
     match group.propose(create).await {

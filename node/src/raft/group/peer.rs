@@ -29,6 +29,12 @@ impl Group {
         let prev = log_id_from_wire(request.prev);
         let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
         let entries = entries?;
+        if !entries.is_empty()
+            && let Some(why) = self.params.room.why_tight()
+        {
+            // Raft would give the group up over a log that takes no more; the leader tries again.
+            return Ok(v1::PeerAppendResponse { header: None, result: Some(Answer::Fatal(why)) });
+        }
         let last = entries.last().map(|entry| entry.log_id).or(prev);
         let rpc = AppendEntriesRequest {
             vote,
