@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, watch};
 use crate::admission::Admission;
 use crate::groups::{Groups, Standing};
 use crate::identity::Identity;
+use crate::raft::codec::decode_vote;
 use crate::raft::group::{Group, GroupParams};
 use crate::raft::network::peers::Peers;
 use crate::room::DiskRoom;
@@ -127,7 +128,8 @@ impl Node {
         }
         let scrubbed = self.scrubbed.borrow().clone();
         if let Some(last) = &scrubbed.last_finding {
-            warnings.push(format!("the scrubber has found damage in {} places, last {last}", scrubbed.findings));
+            warnings
+                .push(format!("the scrubber has found damage in {} places, last {last}", scrubbed.findings));
         }
         if !*self.admitted.borrow() {
             warnings.push("waiting for a majority of the voters before taking part with an empty log".into());
@@ -167,6 +169,11 @@ fn quarantined_status(log: &SegmentLog, group: u32, message: String) -> v1::Grou
     v1::GroupStatus {
         group,
         role: "quarantined".into(),
+        term: state
+            .vote
+            .as_ref()
+            .and_then(|bytes| decode_vote(bytes).ok())
+            .map_or(0, |vote| vote.leader_id.term),
         last_index: index(state.last),
         flushed_index: index(state.durable_last),
         committed_index: index(state.committed),

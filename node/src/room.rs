@@ -61,9 +61,10 @@ impl DiskRoom {
         let free = free_bytes(dir);
         let why = match (stats.last_segment_room_bytes, free) {
             _ if stats.disk_full => Some("the log's last segment is full".to_owned()),
-            (Some(room), _) if room < MARGIN_BYTES => {
-                Some(format!("the disk has no room for another segment, {} MiB are left in the last", room >> 20))
-            }
+            (Some(room), _) if room < MARGIN_BYTES => Some(format!(
+                "the disk has no room for another segment, {} MiB are left in the last",
+                room >> 20
+            )),
             (_, Some(free)) if free < reserve_bytes => Some(format!(
                 "{} MiB are free, below limits.disk_reserve_bytes, {} MiB",
                 free >> 20,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tercet_proto::topology::{self, DiskSetting, Topology, is_loopback};
 use tercet_storage::disk::{DiskChoice, DiskError, open_directory};
 use tercet_storage::index::{Index, IndexError};
-use tercet_storage::{LogError, LogOptions, SegmentLog};
+use tercet_storage::{Finding, LogError, LogOptions, SegmentLog, Verdict};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
@@ -193,7 +193,8 @@ fn open_log(
     let options = LogOptions { segment_bytes: u64::from(segment_mib) << 20, ..LogOptions::default() };
     let (log, report) = SegmentLog::open(disk, options)
         .map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
-    for finding in &report.findings {
+    let remarkable = |finding: &&Finding| finding.verdict != Verdict::EndOfLog;
+    for finding in report.findings.iter().filter(remarkable) {
         tracing::warn!(dir = %dir.display(), segment = finding.segment, block = finding.block, verdict = %finding.verdict,
             detail = finding.detail, "the log");
     }

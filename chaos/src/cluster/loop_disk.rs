@@ -17,8 +17,7 @@ const INSIDE: &str = "TERCET_CHAOS_OWN_MOUNTS";
 /// How long a killed process may keep its file system busy.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(20);
 /// `EXT4_IOC_SHUTDOWN` of <linux/fs.h> with `EXT4_GOING_FLAGS_NOLOGFLUSH`, for where xfs_io is not installed.
-const SHUTDOWN_IN_PERL: &str =
-    "open(my $dir, '<', $ARGV[0]) or die $!; my $flags = pack('L', 2); ioctl($dir, 0x8004587d, $flags) or die $!;";
+const SHUTDOWN_IN_PERL: &str = "open(my $dir, '<', $ARGV[0]) or die $!; my $flags = pack('L', 2); ioctl($dir, 0x8004587d, $flags) or die $!;";
 
 /// One node's disk.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 //! Invariants: no node knows a real address but its own; a node that was killed comes back with the same addresses and the
 //! same data; a node that ends unasked is an error; dropping the cluster kills every process.
 
+mod blows;
 mod settle;
 mod topology;
 
@@ -25,7 +26,7 @@ use tercet_proto::v1;
 use super::child::{Child, Nursery, describe};
 use super::loop_disk::LoopDisk;
 use super::{Member, Members};
-use crate::proxy::{Endpoint, LinkCounts, LinkFault, Network};
+use crate::proxy::{Endpoint, Network};
 use crate::scenario::ClusterPlan;
 
 /// How long a process may take from its start until it answers.
@@ -204,138 +205,6 @@ impl ProcessCluster {
     /// A client of the harness that sees nodes directly.
     pub fn observer(&self) -> &Client {
         &self.observer
-    }
-
-    /// Imposes a fault on links.
-    pub fn impose(&self, number: u64, pairs: &[(Endpoint, Endpoint)], fault: LinkFault) {
-        for link in pairs.iter().filter_map(|(from, to)| self.network.link(*from, *to)) {
-            link.impose(number, fault);
-        }
-    }
-
-    /// Lifts a fault from links.
-    pub fn lift(&self, number: u64, pairs: &[(Endpoint, Endpoint)]) {
-        for link in pairs.iter().filter_map(|(from, to)| self.network.link(*from, *to)) {
-            link.lift(number);
-        }
-    }
-
-    /// What has happened on every link: from, to, counts.
-    pub fn link_counts(&self) -> Vec<(String, String, LinkCounts)> {
-        let name = |end: Endpoint| match end {
-            Endpoint::Clients => "clients".to_owned(),
-            Endpoint::Node(id) => {
-                self.members.by_id(id).map_or_else(|| end.to_string(), |member| member.name.clone())
-            }
-        };
-        self.network.links().map(|link| (name(link.from()), name(link.to()), link.counts())).collect()
-    }
-
-    /// SIGKILL to all of them, one right after the other.
-    ///
-    /// # Errors
-    /// One had ended unasked, or the system refuses.
-    pub fn kill(&self, hit: &[Member]) -> Result<(), ClusterError> {
-        for node in self.of(hit) {
-            node.check()?;
-            let mut process = node.process();
-            process.wanted = false;
-            if let Some(child) = &mut process.child {
-                child.kill().map_err(|error| node.error("killing it", &error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts killed nodes again and waits until they answer. One that another fault's end has started already is left.
-    ///
-    /// # Errors
-    /// One does not come back.
-    pub async fn restart(&self, hit: &[Member]) -> Result<(), ClusterError> {
-        for node in self.of(hit).filter(|node| !node.process().wanted) {
-            self.launch(node)?;
-        }
-        join_all(self.of(hit).map(|node| self.answers(node))).await.into_iter().collect()
-    }
-
-    /// Shuts the file systems of all of them down as nearly in the same instant as processes can be started, then kills the
-    /// nodes.
-    ///
-    /// # Errors
-    /// One had ended unasked, or its file system cannot be shut down.
-    pub fn cut_power(&self, hit: &[Member]) -> Result<(), ClusterError> {
-        let mut cuts = Vec::new();
-        for node in self.of(hit) {
-            node.check()?;
-            // From here on it may end by itself: its disk fails.
-            node.process().wanted = false;
-            let disk = node.disk.as_ref().ok_or_else(|| ClusterError::Harness("no disk of its own".into()))?;
-            cuts.push((node, disk.begin_cut().map_err(|error| node.error("cutting its power", &error))?));
-        }
-        for (node, mut cut) in cuts {
-            let status = cut.wait().map_err(|error| node.error("cutting its power", &error))?;
-            if !status.success() {
-                return Err(ClusterError::Harness(format!(
-                    "node {}: its file system was not shut down: {status}",
-                    node.member.name
-                )));
-            }
-        }
-        for node in self.of(hit) {
-            if let Some(child) = &mut node.process().child {
-                child.kill().map_err(|error| node.error("killing it", &error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Mounts what was on the disks of killed nodes.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub fn restore_power(&self, hit: &[Member]) -> Result<(), ClusterError> {
-        for node in self.of(hit) {
-            node.process().child = None;
-            if let Some(disk) = &node.disk {
-                tokio::task::block_in_place(|| disk.restore())
-                    .map_err(|error| node.error("mounting its disk again", &error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// SIGSTOP to all of them that are not killed.
-    ///
-    /// # Errors
-    /// One had ended unasked, or the system refuses.
-    pub fn pause(&self, hit: &[Member]) -> Result<(), ClusterError> {
-        self.signal(hit, "pausing it", Child::pause)
-    }
-
-    /// SIGCONT to all of them that are not killed.
-    ///
-    /// # Errors
-    /// One had ended unasked, or the system refuses.
-    pub fn resume(&self, hit: &[Member]) -> Result<(), ClusterError> {
-        self.signal(hit, "resuming it", Child::resume)
-    }
-
-    fn signal(
-        &self,
-        hit: &[Member],
-        what: &str,
-        signal: impl Fn(&mut Child) -> io::Result<()>,
-    ) -> Result<(), ClusterError> {
-        for node in self.of(hit) {
-            node.check()?;
-            let mut process = node.process();
-            if process.wanted
-                && let Some(child) = &mut process.child
-            {
-                signal(child).map_err(|error| node.error(what, &error))?;
-            }
-        }
-        Ok(())
     }
 
     /// What the node says of itself, asked directly.

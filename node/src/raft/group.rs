@@ -1,17 +1,19 @@
-//! One Raft group on this node: starts it, proposes to it, reads from it; `peer` answers the other nodes.
+//! One Raft group on this node: starts it, proposes to it, stops it. `peer` answers the other nodes, `read` says up to where
+//! it may be read, `leadership` follows and moves who leads.
 //!
-//! Invariants: a linearizable read confirms leadership with a quorum (ReadIndex, never a lease); no read shows an index above
-//! the placement watermark.
+//! Invariant: nothing is proposed where there is no room for it or its placement cannot be reached.
 
+mod leadership;
 mod peer;
+mod read;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::RaftError;
-use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, ServerState, SnapshotPolicy};
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::topology::Timing;
@@ -20,14 +22,17 @@ use tercet_storage::index::Index;
 use tercet_storage::{LogError, SegmentLog};
 use tokio::sync::watch;
 
-use super::codec::from_point;
+pub use leadership::Leadership;
+pub use read::NoReadPoint;
+
+use super::codec::{decode_vote, from_point};
 use super::gate::Gate;
 use super::log_store::LogStore;
 use super::network::NetworkFactory;
 use super::network::peers::Peers;
-use super::proposer::{Clock, Proposed, Proposer, forward_of};
+use super::proposer::{Clock, Proposed, Proposer};
 use super::state_machine::{GroupState, StateMachine};
-use super::types::{LogId, Raft, TypeConfig};
+use super::types::{LogId, Raft};
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError, PreparedCommand};
 use crate::placement::Voter;
@@ -86,26 +91,6 @@ pub enum GroupError {
         /// What it said.
         why: String,
     },
-}
-
-/// Why a read point cannot be had here.
-#[derive(Debug)]
-pub enum NoReadPoint {
-    /// Ask the leader, if it is known.
-    NotLeader(Option<u64>),
-    /// Refused for now.
-    Refused(Refusal),
-}
-
-/// Who leads, as this node knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The term of this node's vote.
-    pub term: u64,
-    /// The leader of that term, when known.
-    pub leader: Option<u64>,
-    /// Whether it is this node.
-    pub leads: bool,
 }
 
 /// A running group.
@@ -214,75 +199,6 @@ impl Group {
         Ok(this)
     }
 
-    /// Tells the gate when this node begins and ceases to lead.
-    fn follow_leadership(self: Arc<Self>) {
-        tokio::spawn(async move {
-            let mut metrics = self.raft.server_metrics();
-            let mut told = None;
-            loop {
-                let now = {
-                    let seen = metrics.borrow_and_update();
-                    Leadership {
-                        term: seen.vote.leader_id.term,
-                        leader: seen.current_leader,
-                        leads: seen.state == ServerState::Leader,
-                    }
-                };
-                // The metrics change with every entry; leadership does not.
-                if told.replace(now) != Some(now) {
-                    if now.leads {
-                        self.gate.lead(now.term);
-                    } else {
-                        self.gate.demote();
-                    }
-                    self.leadership.send_replace(now);
-                }
-                if metrics.changed().await.is_err() {
-                    break;
-                }
-            }
-            self.gate.demote();
-            let why = match &self.raft.metrics().borrow_watched().running_state {
-                Ok(()) => "it was stopped".to_owned(),
-                Err(fatal) => fatal.to_string(),
-            };
-            self.stopped.send_replace(Some(why));
-        });
-    }
-
-    /// Completes when Raft has stopped, with the reason.
-    pub async fn given_up(&self) -> String {
-        let mut stopped = self.stopped.subscribe();
-        let why = stopped.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
-        match why {
-            Some(why) => why,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// The term that this node leads now.
-    #[must_use]
-    pub fn leading_term(&self) -> Option<u64> {
-        let metrics = self.raft.server_metrics();
-        let seen = metrics.borrow_watched();
-        (seen.state == ServerState::Leader).then_some(seen.vote.leader_id.term)
-    }
-
-    /// Moves leadership to whoever is nearest to caught up among the voters in contact, and says to whom.
-    ///
-    /// # Errors
-    /// TRANSFER_REFUSED when nobody takes over in time.
-    pub async fn hand_over(&self, timeout: Duration) -> Result<u64, Refusal> {
-        let limit = Duration::from_millis(self.params.timing.election_max_ms);
-        let in_contact = self.gate.replicas().into_iter().filter(|(node, _, contact)| {
-            *node != self.params.node_id && contact.is_some_and(|age| age <= limit)
-        });
-        let Some((node, ..)) = in_contact.max_by_key(|(_, matched, _)| *matched) else {
-            return Err(Refusal::new(Reason::TransferRefused, "to", "no other voter is in contact"));
-        };
-        self.transfer_leader(node, timeout).await.map(|_| node)
-    }
-
     /// The group's number.
     #[must_use]
     pub fn id(&self) -> u32 {
@@ -299,32 +215,6 @@ impl Group {
     #[must_use]
     pub fn gate(&self) -> &Gate {
         &self.gate
-    }
-
-    /// The leader as this node knows it.
-    #[must_use]
-    pub fn leader(&self) -> Option<u64> {
-        self.raft.server_metrics().borrow_watched().current_leader
-    }
-
-    /// For how long nothing has been heard of a leader; zero on the leader.
-    #[must_use]
-    pub fn out_of_contact(&self) -> Duration {
-        if self.is_leader() {
-            return Duration::ZERO;
-        }
-        self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
-    }
-
-    /// Whether this node leads.
-    #[must_use]
-    pub fn is_leader(&self) -> bool {
-        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
-    }
-
-    /// Who leads, followed.
-    pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.leadership.subscribe()
     }
 
     /// Proposes a command; the answer comes when it is applied and placed.
@@ -351,74 +241,6 @@ impl Group {
         let mut records =
             self.params.log.read(self.params.group, index..index.saturating_add(1), usize::MAX)?;
         Ok(records.pop().filter(|record| record.index == index).map(|record| record.payload))
-    }
-
-    /// The index up to which a linearizable read may show: everything acknowledged before the call is at or below it.
-    ///
-    /// # Errors
-    /// This node does not lead, cannot confirm that it does, or the placement is not reached in time.
-    pub async fn linearizable_point(&self, timeout: Duration) -> Result<u64, NoReadPoint> {
-        let confirmed = tokio::time::timeout(timeout, self.raft.get_read_linearizer(ReadPolicy::ReadIndex));
-        let linearizer = match confirmed.await {
-            Ok(Ok(linearizer)) => linearizer,
-            Ok(Err(error)) => return Err(self.no_read_point(&error)),
-            Err(_) => return Err(NoReadPoint::NotLeader(None)),
-        };
-        let index = linearizer.read_log_id().index();
-        match linearizer.try_await_ready(&self.raft, Some(timeout)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return Err(NoReadPoint::Refused(recovering("applying is behind"))),
-            Err(_) => return Err(NoReadPoint::NotLeader(None)),
-        }
-        self.wait_placed(index, timeout).await.map_err(NoReadPoint::Refused)?;
-        Ok(self.visible().max(index))
-    }
-
-    fn no_read_point(
-        &self,
-        error: &RaftError<TypeConfig, openraft::errors::LinearizableReadError<TypeConfig>>,
-    ) -> NoReadPoint {
-        match forward_of(error) {
-            Some(leader) if leader != self.params.node_id => NoReadPoint::NotLeader(Some(leader)),
-            _ => NoReadPoint::NotLeader(None),
-        }
-    }
-
-    /// The index up to which a local read may show.
-    #[must_use]
-    pub fn visible(&self) -> u64 {
-        (*self.state.applied().borrow()).min(self.gate.watermark())
-    }
-
-    /// Waits until `index` is known here to be placed.
-    ///
-    /// # Errors
-    /// PLACEMENT_UNREACHABLE when it is not in time.
-    pub async fn wait_placed(&self, index: u64, timeout: Duration) -> Result<(), Refusal> {
-        let mut watermark = self.gate.watch();
-        let reached = watermark.wait_for(|placed| *placed >= index);
-        match tokio::time::timeout(timeout, reached).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Refusal::new(
-                Reason::PlacementUnreachable,
-                "",
-                "what would be shown is not known to be placed as its class demands",
-            )),
-        }
-    }
-
-    /// Waits until something above `index` is visible here.
-    pub async fn wait_visible_above(&self, index: u64) {
-        let (mut applied, mut watermark) = (self.state.applied(), self.gate.watch());
-        while self.visible() <= index {
-            let ended = tokio::select! {
-                changed = applied.changed() => changed.is_err(),
-                changed = watermark.changed() => changed.is_err(),
-            };
-            if ended {
-                return std::future::pending().await;
-            }
-        }
     }
 
     /// Whether what had been applied before a restart is applied again: local reads wait for it.
@@ -456,39 +278,6 @@ impl Group {
         }
     }
 
-    /// Moves leadership to a voter that is in contact and caught up, and waits until it leads.
-    ///
-    /// # Errors
-    /// TRANSFER_REFUSED with the reason.
-    pub async fn transfer_leader(&self, to: u64, timeout: Duration) -> Result<u64, Refusal> {
-        let refuse = |why: String| Refusal::new(Reason::TransferRefused, "to", why);
-        if to == self.params.node_id && self.is_leader() {
-            return Ok(self.raft.server_metrics().borrow_watched().vote.leader_id.term);
-        }
-        let replica = self.gate.replicas().into_iter().find(|(node, ..)| *node == to);
-        match replica {
-            None => return Err(refuse("it is not a voter of this group".into())),
-            Some((_, _, None)) => return Err(refuse("it has not answered in this term".into())),
-            Some((_, matched, Some(contact))) => {
-                let limit = Duration::from_millis(self.params.timing.election_max_ms);
-                if contact > limit {
-                    return Err(refuse(format!("it has not answered for {} ms", contact.as_millis())));
-                }
-                let last = self.params.log.state(self.params.group).last.map_or(0, |point| point.index);
-                if last.saturating_sub(matched) > ENTRIES_PER_REQUEST_MAX {
-                    return Err(refuse(format!("it is {} entries behind", last - matched)));
-                }
-            }
-        }
-        self.raft.trigger().transfer_leader(to).await.map_err(|error| refuse(error.to_string()))?;
-        let mut leadership = self.leadership.subscribe();
-        let moved = leadership.wait_for(|now| now.leader == Some(to));
-        match tokio::time::timeout(timeout, moved).await {
-            Ok(Ok(now)) => Ok(now.term),
-            _ => Err(refuse("it did not take over in time".into())),
-        }
-    }
-
     /// Checkpoints and stops.
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
@@ -513,11 +302,14 @@ impl Group {
             Ok(()) => (role_name(metrics.state), String::new()),
             Err(fatal) => ("stopped", fatal.to_string()),
         };
+        // Right after the start openraft's metrics do not know the vote yet.
+        let voted = log.vote.as_ref().and_then(|bytes| decode_vote(bytes).ok());
+        let voted = voted.map_or(0, |vote| vote.leader_id.term);
         let ledger = self.state.ledger();
         v1::GroupStatus {
             group: self.params.group,
             role: role.into(),
-            term: metrics.current_term,
+            term: metrics.current_term.max(voted),
             leader_id: metrics.current_leader.unwrap_or(0),
             leader: String::new(),
             last_index: metrics.last_log_index.unwrap_or(0),

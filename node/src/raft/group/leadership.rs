@@ -1,0 +1,156 @@
+//! Who leads a group: followed for the gate and for others, and moved on purpose.
+//!
+//! Invariants: the gate hears of every change of leadership, and nothing else makes it work; leadership is only moved to a
+//! voter that is in contact and caught up.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tokio::sync::watch;
+
+use super::{ENTRIES_PER_REQUEST_MAX, Group};
+
+/// Who leads, as this node knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term of this node's vote.
+    pub term: u64,
+    /// The leader of that term, when known.
+    pub leader: Option<u64>,
+    /// Whether it is this node.
+    pub leads: bool,
+}
+
+impl Group {
+    /// Tells the gate when this node begins and ceases to lead.
+    pub(super) fn follow_leadership(self: Arc<Self>) {
+        tokio::spawn(async move {
+            let mut metrics = self.raft.server_metrics();
+            let mut told = None;
+            loop {
+                let now = {
+                    let seen = metrics.borrow_and_update();
+                    Leadership {
+                        term: seen.vote.leader_id.term,
+                        leader: seen.current_leader,
+                        leads: seen.state == ServerState::Leader,
+                    }
+                };
+                // The metrics change with every entry; leadership does not.
+                if told.replace(now) != Some(now) {
+                    if now.leads {
+                        self.gate.lead(now.term);
+                    } else {
+                        self.gate.demote();
+                    }
+                    self.leadership.send_replace(now);
+                }
+                if metrics.changed().await.is_err() {
+                    break;
+                }
+            }
+            self.gate.demote();
+            let why = match &self.raft.metrics().borrow_watched().running_state {
+                Ok(()) => "it was stopped".to_owned(),
+                Err(fatal) => fatal.to_string(),
+            };
+            self.stopped.send_replace(Some(why));
+        });
+    }
+
+    /// Completes when Raft has stopped, with the reason.
+    pub async fn given_up(&self) -> String {
+        let mut stopped = self.stopped.subscribe();
+        let why = stopped.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The term that this node leads now.
+    #[must_use]
+    pub fn leading_term(&self) -> Option<u64> {
+        let metrics = self.raft.server_metrics();
+        let seen = metrics.borrow_watched();
+        (seen.state == ServerState::Leader).then_some(seen.vote.leader_id.term)
+    }
+
+    /// Moves leadership to whoever is nearest to caught up among the voters in contact, and says to whom.
+    ///
+    /// # Errors
+    /// TRANSFER_REFUSED when nobody takes over in time.
+    pub async fn hand_over(&self, timeout: Duration) -> Result<u64, Refusal> {
+        let limit = Duration::from_millis(self.params.timing.election_max_ms);
+        let in_contact = self.gate.replicas().into_iter().filter(|(node, _, contact)| {
+            *node != self.params.node_id && contact.is_some_and(|age| age <= limit)
+        });
+        let Some((node, ..)) = in_contact.max_by_key(|(_, matched, _)| *matched) else {
+            return Err(Refusal::new(Reason::TransferRefused, "to", "no other voter is in contact"));
+        };
+        self.transfer_leader(node, timeout).await.map(|_| node)
+    }
+
+    /// The leader as this node knows it.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// For how long nothing has been heard of a leader; zero on the leader.
+    #[must_use]
+    pub fn out_of_contact(&self) -> Duration {
+        if self.is_leader() {
+            return Duration::ZERO;
+        }
+        self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Whether this node leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// Who leads, followed.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    /// Moves leadership to a voter that is in contact and caught up, and waits until it leads.
+    ///
+    /// # Errors
+    /// TRANSFER_REFUSED with the reason.
+    pub async fn transfer_leader(&self, to: u64, timeout: Duration) -> Result<u64, Refusal> {
+        let refuse = |why: String| Refusal::new(Reason::TransferRefused, "to", why);
+        if to == self.params.node_id && self.is_leader() {
+            return Ok(self.raft.server_metrics().borrow_watched().vote.leader_id.term);
+        }
+        let replica = self.gate.replicas().into_iter().find(|(node, ..)| *node == to);
+        match replica {
+            None => return Err(refuse("it is not a voter of this group".into())),
+            Some((_, _, None)) => return Err(refuse("it has not answered in this term".into())),
+            Some((_, matched, Some(contact))) => {
+                let limit = Duration::from_millis(self.params.timing.election_max_ms);
+                if contact > limit {
+                    return Err(refuse(format!("it has not answered for {} ms", contact.as_millis())));
+                }
+                let last = self.params.log.state(self.params.group).last.map_or(0, |point| point.index);
+                if last.saturating_sub(matched) > ENTRIES_PER_REQUEST_MAX {
+                    return Err(refuse(format!("it is {} entries behind", last - matched)));
+                }
+            }
+        }
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| refuse(error.to_string()))?;
+        let mut leadership = self.leadership.subscribe();
+        let moved = leadership.wait_for(|now| now.leader == Some(to));
+        match tokio::time::timeout(timeout, moved).await {
+            Ok(Ok(now)) => Ok(now.term),
+            _ => Err(refuse("it did not take over in time".into())),
+        }
+    }
+}
