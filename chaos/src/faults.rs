@@ -67,6 +67,8 @@ pub enum Blow {
     /// The file systems fail in the same instant, then the processes are killed; undone by mounting what was on the disks
     /// and starting the nodes again.
     PowerLoss,
+    /// The file systems are filled to the last byte; undone by freeing that again.
+    Fill,
     /// Nothing arrives.
     Blackhole {
         /// The other ends.
@@ -100,7 +102,7 @@ impl Blow {
     /// What it does to links, to whom and which way; none if it hits processes.
     fn on_links(&self) -> Option<(&[Party], Direction, LinkFault)> {
         match self {
-            Self::Kill | Self::Pause | Self::PowerLoss => None,
+            Self::Kill | Self::Pause | Self::PowerLoss | Self::Fill => None,
             Self::Blackhole { from, direction } => Some((from, *direction, LinkFault::Blackhole)),
             Self::Reset { from, direction } => Some((from, *direction, LinkFault::Reset)),
             Self::Slow { from, direction, delay, jitter, bytes_per_second } => {
@@ -129,6 +131,7 @@ fn describe(blow: &Blow, hit: &[&Member]) -> String {
         Blow::Kill => "kill",
         Blow::Pause => "pause",
         Blow::PowerLoss => "cut the power of",
+        Blow::Fill => "fill the disk of",
         Blow::Blackhole { .. } => "blackhole",
         Blow::Reset { .. } => "reset",
         Blow::Slow { .. } => "slow",
@@ -235,20 +238,22 @@ pub async fn drive(
                 driven.kills += hit.len() as u64;
                 cluster.cut_power(&hit)?;
             }
+            (Blow::Fill, None) => cluster.fill(&hit)?,
             (_, None) => cluster.pause(&hit)?,
         }
         let (cluster, recorder, lasts) = (Arc::clone(cluster), recorder.clone(), step.lasts);
-        let (kills, cuts) = (step.blow == Blow::Kill, step.blow == Blow::PowerLoss);
+        let blow = step.blow.clone();
         undoing.spawn(async move {
             tokio::time::sleep(lasts).await;
-            match links {
-                Some((pairs, _)) => cluster.lift(number, &pairs),
-                None if kills => cluster.restart(&hit).await?,
-                None if cuts => {
+            match (links, blow) {
+                (Some((pairs, _)), _) => cluster.lift(number, &pairs),
+                (None, Blow::Kill) => cluster.restart(&hit).await?,
+                (None, Blow::PowerLoss) => {
                     cluster.restore_power(&hit)?;
                     cluster.restart(&hit).await?;
                 }
-                None => cluster.resume(&hit)?,
+                (None, Blow::Fill) => cluster.free(&hit)?,
+                (None, _) => cluster.resume(&hit)?,
             }
             tracing::info!(fault = number, "undone: {what}");
             recorder.fault_ended(number);

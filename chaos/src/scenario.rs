@@ -217,8 +217,9 @@ impl Scenario {
         scenario.check_workload()?;
         for (at, step) in scenario.steps.iter().enumerate() {
             let step = step.resolve(&format!("steps[{at}]"), &members)?;
-            if step.blow == Blow::PowerLoss && scenario.cluster.loop_disk_mib.is_none() {
-                return invalid(format!("steps[{at}].fault"), "power-loss needs `[cluster] loop_disk_mib`");
+            let needs_disk = matches!(step.blow, Blow::PowerLoss | Blow::Fill);
+            if needs_disk && scenario.cluster.loop_disk_mib.is_none() {
+                return invalid(format!("steps[{at}].fault"), "it needs `[cluster] loop_disk_mib`");
             }
             scenario.resolved.push(step);
         }
@@ -306,6 +307,7 @@ impl StepFile {
             "kill" => Blow::Kill,
             "pause" => Blow::Pause,
             "power-loss" => Blow::PowerLoss,
+            "fill" => Blow::Fill,
             "blackhole" => Blow::Blackhole { from: self.parties(field, members)?, direction },
             "reset" => Blow::Reset { from: self.parties(field, members)?, direction },
             "slow" => Blow::Slow {
@@ -316,7 +318,7 @@ impl StepFile {
                 bytes_per_second: self.bytes_per_second,
             },
             other => {
-                let known = "blackhole, reset, slow, kill, pause and power-loss";
+                let known = "blackhole, reset, slow, kill, pause, power-loss and fill";
                 return invalid(
                     format!("{field}.fault"),
                     format!("{other:?} is not known; there are {known}"),
@@ -326,7 +328,7 @@ impl StepFile {
     }
 
     fn refuse_unused(&self, field: &str, blow: &Blow) -> Result<(), ScenarioError> {
-        let of_links = !matches!(blow, Blow::Kill | Blow::Pause | Blow::PowerLoss);
+        let of_links = !matches!(blow, Blow::Kill | Blow::Pause | Blow::PowerLoss | Blow::Fill);
         let slow = matches!(blow, Blow::Slow { .. });
         let given = [
             ("from", self.from.is_some(), of_links),

@@ -7,7 +7,7 @@
 //! however it ends; the loop device goes with its mount.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -72,6 +72,34 @@ impl LoopDisk {
             }
             begun => begun,
         }
+    }
+
+    /// Leaves no free byte.
+    ///
+    /// # Errors
+    /// The ballast cannot be written.
+    pub(crate) fn fill(&self) -> io::Result<()> {
+        let mut ballast = std::fs::File::create(self.ballast())?;
+        let chunk = vec![0x5a; 1 << 20];
+        loop {
+            match ballast.write_all(&chunk) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return ballast.sync_all(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Frees what [`LoopDisk::fill`] took.
+    ///
+    /// # Errors
+    /// The ballast cannot be removed.
+    pub(crate) fn free(&self) -> io::Result<()> {
+        std::fs::remove_file(self.ballast())
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.mount.join("ballast")
     }
 
     /// Power again: what was on the device is mounted anew, its journal replayed. The node must have ended.

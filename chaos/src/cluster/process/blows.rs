@@ -10,6 +10,7 @@ use futures::future::join_all;
 use super::{ClusterError, ProcessCluster};
 use crate::cluster::Member;
 use crate::cluster::child::Child;
+use crate::cluster::loop_disk::LoopDisk;
 use crate::proxy::{Endpoint, LinkCounts, LinkFault};
 
 impl ProcessCluster {
@@ -127,6 +128,36 @@ impl ProcessCluster {
             if let Some(child) = &mut node.process().child {
                 child.kill().map_err(|error| node.error("killing it", &error))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Fills the disks of all of them.
+    ///
+    /// # Errors
+    /// One has no disk of its own, or it cannot be filled.
+    pub fn fill(&self, hit: &[Member]) -> Result<(), ClusterError> {
+        self.on_disks(hit, "filling its disk", LoopDisk::fill)
+    }
+
+    /// Frees what was filled.
+    ///
+    /// # Errors
+    /// It cannot be freed.
+    pub fn free(&self, hit: &[Member]) -> Result<(), ClusterError> {
+        self.on_disks(hit, "freeing its disk", LoopDisk::free)
+    }
+
+    fn on_disks(
+        &self,
+        hit: &[Member],
+        what: &str,
+        act: impl Fn(&LoopDisk) -> io::Result<()>,
+    ) -> Result<(), ClusterError> {
+        for node in self.of(hit) {
+            let disk =
+                node.disk.as_ref().ok_or_else(|| ClusterError::Harness("no disk of its own".into()))?;
+            tokio::task::block_in_place(|| act(disk)).map_err(|error| node.error(what, &error))?;
         }
         Ok(())
     }
