@@ -1,14 +1,18 @@
 //! One session of append requests to a follower, and their answers.
 //!
-//! Invariants: answers come in the order of the requests; at most [`REQUESTS_IN_FLIGHT_MAX`] requests are unanswered, so that
-//! what piles up meanwhile travels together in the next one; every acknowledgement is shown to the gate with the term that it
+//! Invariants: answers come in the order of the requests; to a near follower one request is under way, to a far one at most
+//! [`REQUESTS_IN_FLIGHT_MAX`], and what piles up meanwhile travels together in the next one; every acknowledgement is shown to the gate with the term that it
 //! was given in; after an error the session ends.
+
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
 use tercet_proto::v1;
+use tokio::time::Instant;
 
 use super::hold::hold_commits;
 use super::{Network, broken, codec_error, link_error};
@@ -16,8 +20,11 @@ use crate::raft::codec::{log_id_from_wire, vote_from_wire};
 use crate::raft::gate::Gate;
 use crate::raft::types::TypeConfig;
 
-/// Append requests on their way to one follower. Further entries wait and travel together in the next request.
+/// Append requests on their way to one follower at most.
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
+/// A request that is unanswered for so long does not hold the next one back: the follower is far away. Before, what arrives
+/// waits and travels together; a follower that is near could not have begun to write it anyway.
+const NEAR: Duration = Duration::from_millis(2);
 
 type Request = AppendEntriesRequest<TypeConfig>;
 type Outcome = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
@@ -28,7 +35,13 @@ where
     S: Stream<Item = Request> + Send + Unpin + 'static,
 {
     network.link.begin();
-    let session = Exchange { network, input: Some(hold_commits(input).boxed()), term: 0, has_failed: false };
+    let session = Exchange {
+        network,
+        input: Some(hold_commits(input).boxed()),
+        term: 0,
+        has_failed: false,
+        sent: VecDeque::new(),
+    };
     futures::stream::unfold(session, |mut session| async move {
         let outcome = session.next().await?;
         session.has_failed = outcome.is_err();
@@ -44,6 +57,8 @@ struct Exchange<'s> {
     /// The leader's term, the same in all requests of a session.
     term: u64,
     has_failed: bool,
+    /// When the unanswered requests were sent.
+    sent: VecDeque<Instant>,
 }
 
 impl Exchange<'_> {
@@ -51,15 +66,17 @@ impl Exchange<'_> {
         while !self.has_failed {
             let unanswered = self.network.link.unanswered();
             let takes_more = unanswered < REQUESTS_IN_FLIGHT_MAX;
+            let not_before = self.sent.front().map(|sent| *sent + NEAR);
             if self.input.is_none() && unanswered == 0 {
                 return None;
             }
             tokio::select! {
                 biased;
                 answer = self.network.link.answer() => {
+                    self.sent.pop_front();
                     return Some(answer.map_err(link_error).and_then(|answer| self.outcome(answer)));
                 }
-                request = next_of(&mut self.input), if takes_more && self.input.is_some() => match request {
+                request = next_of(&mut self.input, not_before), if takes_more && self.input.is_some() => match request {
                     Some(request) => if let Err(error) = self.send(request).await {
                         return Some(Err(error));
                     },
@@ -72,6 +89,7 @@ impl Exchange<'_> {
 
     async fn send(&mut self, request: Request) -> Result<(), RPCError<TypeConfig>> {
         self.term = request.vote.leader_id.term;
+        self.sent.push_back(Instant::now());
         let message = self.network.append_message(request).map_err(codec_error)?;
         self.network.link.send(message).await.map_err(link_error)
     }
@@ -81,7 +99,13 @@ impl Exchange<'_> {
     }
 }
 
-async fn next_of(input: &mut Option<BoxStream<'static, Request>>) -> Option<Request> {
+async fn next_of(
+    input: &mut Option<BoxStream<'static, Request>>,
+    not_before: Option<Instant>,
+) -> Option<Request> {
+    if let Some(at) = not_before {
+        tokio::time::sleep_until(at).await;
+    }
     input.as_mut()?.next().await
 }
 
