@@ -103,7 +103,7 @@ impl Scrubber {
                 Ok(next) => self.cursor = Some(next),
                 // Given up while it was being read; otherwise its file is gone.
                 Err(LogError::Disk(DiskError::NoSegment { segment })) => {
-                    let all = cursor.block..cursor.end;
+                    let all = cursor.block..u32::MAX;
                     let harm =
                         Harm::region(segment, cursor.block, all, Verdict::Unreadable, "the file is gone");
                     self.report(harm, &mut progress)?;
@@ -286,7 +286,7 @@ impl Scrubber {
                 _ => {}
             }
         }
-        let mut harm = Harm::region(cursor.file.number, from, from..cursor.end, verdict, detail);
+        let mut harm = Harm::region(cursor.file.number, from, from..u32::MAX, verdict, detail);
         harm.finding.batch = least;
         harm.finding.lost_batches = 1;
         cursor.block = cursor.end;

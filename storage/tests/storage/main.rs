@@ -8,4 +8,5 @@ mod damage;
 mod golden;
 mod harness;
 mod repair;
+mod scrub;
 mod verdicts;

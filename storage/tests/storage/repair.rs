@@ -10,13 +10,13 @@ use crate::harness::{Stepped, all, ignore, payload, point, record, records, smal
 
 /// What a leader's log holds of group 1, and the vote that the node has in the end.
 #[derive(Clone)]
-struct Truth {
-    entries: Vec<LogRecord>,
-    purged: Option<LogPoint>,
+pub(crate) struct Truth {
+    pub(crate) entries: Vec<LogRecord>,
+    pub(crate) purged: Option<LogPoint>,
 }
 
 /// A log of several segments with votes, a truncation, a purge and committed points; confirmed.
-fn sample() -> (SimDisk, Truth) {
+pub(crate) fn sample() -> (SimDisk, Truth) {
     let disk = SimDisk::new(31);
     let mut stepped = Stepped::open(&disk, small()).unwrap();
     let log = stepped.log.clone();
@@ -43,7 +43,7 @@ fn sample() -> (SimDisk, Truth) {
     (disk.power_loss(1, PowerLoss::LosesAll), truth)
 }
 
-fn batches(disk: &SimDisk) -> Vec<BatchHeader> {
+pub(crate) fn batches(disk: &SimDisk) -> Vec<BatchHeader> {
     inspect_disk(disk).unwrap().batches.into_iter().map(|batch| batch.header).collect()
 }
 
@@ -51,13 +51,13 @@ fn content_bytes(header: &BatchHeader) -> usize {
     usize::try_from(header.content_bytes()).unwrap()
 }
 
-fn fill(disk: &SimDisk, header: &BatchHeader, blocks: std::ops::Range<u32>, byte: u8) {
+pub(crate) fn fill(disk: &SimDisk, header: &BatchHeader, blocks: std::ops::Range<u32>, byte: u8) {
     let at = |block: u32| (header.block + block) as usize * BLOCK_BYTES;
     disk.damage(header.segment, |bytes| bytes[at(blocks.start)..at(blocks.end)].fill(byte));
 }
 
 /// The batch that holds an entry, and where its payload begins in the segment.
-fn place_of(disk: &SimDisk, group: GroupId, index: u64) -> (BatchHeader, usize) {
+pub(crate) fn place_of(disk: &SimDisk, group: GroupId, index: u64) -> (BatchHeader, usize) {
     let report = inspect_disk(disk).unwrap();
     let mut found = None;
     for batch in report.batches {
@@ -74,7 +74,7 @@ fn place_of(disk: &SimDisk, group: GroupId, index: u64) -> (BatchHeader, usize) 
 }
 
 /// One step of what a node does about a damaged group, with the truth from its peers. Says whether it is whole.
-fn repair_one(log: &SegmentLog, truth: &Truth) -> bool {
+pub(crate) fn repair_one(log: &SegmentLog, truth: &Truth) -> bool {
     let Some(lost) = log.lost(1).first().copied() else { return true };
     let of = |index: u64| truth.entries.iter().find(|entry| entry.index == index).cloned();
     match lost {
@@ -105,7 +105,7 @@ fn repair_one(log: &SegmentLog, truth: &Truth) -> bool {
     false
 }
 
-fn is_whole(log: &SegmentLog, truth: &Truth) -> Result<(), String> {
+pub(crate) fn is_whole(log: &SegmentLog, truth: &Truth) -> Result<(), String> {
     let found = all(log, 1).map_err(|error| error.to_string())?;
     let state = log.state(1);
     if found != truth.entries {
@@ -122,7 +122,7 @@ fn is_whole(log: &SegmentLog, truth: &Truth) -> Result<(), String> {
 }
 
 /// Repairs to the end, with no crash, and looks at it again after another opening.
-fn repair_whole(disk: &SimDisk, truth: &Truth, what: &str) {
+pub(crate) fn repair_whole(disk: &SimDisk, truth: &Truth, what: &str) {
     let mut stepped = Stepped::open(disk, small()).unwrap_or_else(|error| panic!("{what}: {error}"));
     settle_groups(&mut stepped);
     for round in 0..2_000 {
