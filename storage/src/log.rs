@@ -278,7 +278,7 @@ impl SegmentLog {
             last_segment_room_bytes: state
                 .segments
                 .is_last()
-                .then(|| u64::from(state.entry_room_blocks(&self.0.shared.options)) * BLOCK_BYTES as u64),
+                .then(|| u64::from(state.entry_room_blocks(&self.0.shared.options, 0)) * BLOCK_BYTES as u64),
             ..state.counters.stats()
         }
     }

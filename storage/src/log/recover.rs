@@ -19,7 +19,8 @@
 //! before it is durable; what is in flight never exceeds the window that the last durable batch states.
 //!
 //! Invariants: reading changes nothing on the disk; afterwards [`open`] makes what was accepted durable (a killed process
-//! may have left it in a cache) before anybody hears of it, and after a cut goes on in a new segment that names the cut.
+//! may have left it in a cache) before anybody hears of it, and after a cut goes on in a new segment that names the cut. Only
+//! where the disk has no room for one, an interrupted write (never rot) is wiped and the log goes on in its place.
 
 mod judge;
 mod outcome;
@@ -36,9 +37,9 @@ use super::committer::{Committer, Head, Start, Window};
 use super::housekeeper;
 use super::options::LogOptions;
 use super::shared::{Jobs, Segments, Shared, State, VoteWork, Work};
-use crate::disk::{Disk, DiskError, Wait};
+use crate::disk::{AlignedBuffer, Disk, DiskError, SegmentWrite, Wait};
 use crate::error::LogError;
-use crate::format::{BatchBody, BatchHeader, Kind};
+use crate::format::{BLOCK_BYTES, BatchBody, BatchHeader, Kind};
 use crate::types::{GroupId, LogPoint, StoreId};
 use judge::Walk;
 use outcome::Resume;
@@ -268,7 +269,7 @@ fn start(
     disk: Arc<dyn Disk>,
     options: LogOptions,
     store: StoreId,
-    walked: Walked,
+    mut walked: Walked,
 ) -> Result<(Arc<Shared>, Committer), LogError> {
     if let Some(segment) = walked.sync {
         disk.sync(segment)?;
@@ -276,17 +277,7 @@ fn start(
     for segment in &walked.discard {
         disk.remove(*segment)?;
     }
-    let segment_blocks = options.segment_blocks();
-    let (segment, block, blocks) = match walked.resume {
-        Resume::InPlace { segment, block, segment_blocks } => (segment, block, segment_blocks),
-        Resume::NewSegment { segment } => {
-            disk.create(segment, options.segment_bytes).map_err(|error| match error {
-                DiskError::Full { .. } => LogError::DiskFull,
-                other => LogError::Disk(other),
-            })?;
-            (segment, 0, segment_blocks)
-        }
-    };
+    let (segment, block, blocks) = go_on(&*disk, &options, &mut walked)?;
     let mut live: BTreeMap<u32, u64> = walked.kept.iter().map(|segment| (*segment, 0)).collect();
     live.entry(segment).or_default();
     for log in walked.groups.values() {
@@ -346,6 +337,53 @@ fn start(
         committer.request_spare();
     }
     Ok((shared, committer))
+}
+
+/// Where the next batch goes: segment, block, and blocks of the segment.
+fn go_on(disk: &dyn Disk, options: &LogOptions, walked: &mut Walked) -> Result<(u32, u32, u32), LogError> {
+    let segment = match walked.resume {
+        Resume::InPlace { segment, block, segment_blocks } => return Ok((segment, block, segment_blocks)),
+        Resume::NewSegment { segment } => segment,
+    };
+    match (disk.create(segment, options.segment_bytes), walked.cut) {
+        (Ok(()), _) => Ok((segment, 0, options.segment_blocks())),
+        (Err(DiskError::Full { .. }), Some(cut)) if !walked.ends_in_rot() => {
+            tracing::warn!(
+                segment = cut.segment,
+                block = cut.block,
+                "no room for a new segment: the interrupted write is wiped and the log goes on in its place"
+            );
+            let blocks = wipe(disk, &cut)?;
+            walked.cuts.retain(|other| *other != cut);
+            Ok((cut.segment, cut.block, blocks))
+        }
+        (Err(DiskError::Full { .. }), _) => Err(LogError::DiskFull),
+        (Err(error), _) => Err(LogError::Disk(error)),
+    }
+}
+
+/// Writes zeros from a cut to the end of its segment, durably. If that is interrupted, what is found is another interrupted
+/// write. Gives the blocks of the segment.
+fn wipe(disk: &dyn Disk, cut: &Cut) -> Result<u32, LogError> {
+    const WIPE_BYTES: u64 = 1 << 20;
+    let file = disk.segments()?.into_iter().find(|file| file.number == cut.segment);
+    let file = file.ok_or(DiskError::NoSegment { segment: cut.segment })?;
+    let mut offset = u64::from(cut.block) * BLOCK_BYTES as u64;
+    while offset < file.bytes {
+        let bytes = usize::try_from((file.bytes - offset).min(WIPE_BYTES)).unwrap_or(BLOCK_BYTES);
+        let mut buffer = AlignedBuffer::with_capacity(bytes);
+        buffer.set_len(bytes);
+        disk.submit(SegmentWrite { token: 0, segment: cut.segment, offset, buffer })?;
+        let mut done = Vec::new();
+        while done.is_empty() {
+            disk.completions(Wait::Forever, &mut done)?;
+        }
+        for completion in done {
+            completion.result.map_err(LogError::Failed)?;
+        }
+        offset += bytes as u64;
+    }
+    Ok(scan::file_blocks(&file))
 }
 
 /// What the log does not say of itself yet.

@@ -5,8 +5,10 @@
 mod behaviour;
 mod crash;
 mod damage;
+mod full;
 mod golden;
 mod harness;
+mod mending;
 mod repair;
 mod scrub;
 mod verdicts;

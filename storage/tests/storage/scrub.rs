@@ -223,11 +223,14 @@ fn what_nobody_needs_is_reported_and_harms_nobody() {
     assert!(again.report.quarantined.is_empty(), "{:?}", again.report);
 }
 
+/// Takes something from a disk.
+type Lose<'a> = &'a dyn Fn(&SimDisk);
+
 #[test]
 fn blocks_and_files_that_are_gone() {
     let (disk, truth) = sample();
     let sealed = batches(&disk).last().unwrap().segment - 1;
-    let lose: [(&str, &dyn Fn(&SimDisk)); 4] = [
+    let lose: [(&str, Lose<'_>); 4] = [
         ("unreadable", &|disk| disk.make_unreadable(1, 9)),
         ("a segment", &|disk| disk.lose_segment(2)),
         ("a short file", &|disk| disk.damage(1, |bytes| bytes.truncate(20 * BLOCK_BYTES))),

@@ -240,9 +240,8 @@ impl GroupLog {
         self.first = missing.index.saturating_add(1);
     }
 
-    /// Recovery: entries after the committed point may have been replaced in a batch that is lost.
-    pub(crate) fn suspect_uncommitted(&mut self) {
-        let from = self.committed.map_or(0, |committed| committed.index.saturating_add(1));
+    /// Recovery: entries from this one on may have been replaced in a batch that is lost.
+    pub(crate) fn suspect_from(&mut self, from: u64) {
         self.restored.split_off(&from);
         let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
         for (slot, index) in self.slots.iter_mut().zip(self.first..).skip(skip) {

@@ -86,6 +86,11 @@ impl Walked {
         }
     }
 
+    /// Whether the log has been cut because of rot.
+    pub(super) fn ends_in_rot(&self) -> bool {
+        self.findings.last().is_some_and(|finding| finding.verdict.is_rot())
+    }
+
     /// The part that is told.
     pub(crate) fn report(&self, store: StoreId) -> RecoveryReport {
         RecoveryReport {

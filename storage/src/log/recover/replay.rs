@@ -6,6 +6,7 @@
 //! until a later one states otherwise: entries that were written after the loss had been found prove nothing.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
@@ -35,6 +36,9 @@ struct Evidence {
     newest_vote_named: u64,
     /// Nothing has vouched for the end of the log since a batch was lost.
     tail_is_suspect: bool,
+    /// What was known to be committed when that began: nothing up to there can have been replaced in what is lost. What is
+    /// reported later may speak of the replacements.
+    committed_at_loss: Option<LogPoint>,
 }
 
 /// What a replay ends with, beside the groups.
@@ -64,12 +68,8 @@ impl Replay {
                 Kind::Vote => self.vote(row.group, row.index, payload),
                 Kind::Truncate => {
                     let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
-                    self.evidence(row.group).tail_is_suspect = false;
-                    let log = self.groups.entry(row.group).or_default();
-                    log.truncate(kept);
-                    if kept.is_some() {
-                        follow(log, kept);
-                    }
+                    let log = self.follow(row.group, kept);
+                    log.truncation = Some(kept);
                 }
                 Kind::Purge => {
                     self.groups.entry(row.group).or_default().purge(row.point());
@@ -94,20 +94,34 @@ impl Replay {
         self.evidence.entry(group).or_default()
     }
 
+    /// Something vouches for the end of a group's log: it is at this point.
+    fn follow(&mut self, group: GroupId, before: Option<LogPoint>) -> &mut GroupLog {
+        let evidence = self.evidence.entry(group).or_default();
+        let log = self.groups.entry(group).or_default();
+        let was_suspect = std::mem::replace(&mut evidence.tail_is_suspect, false);
+        let committed = if was_suspect { evidence.committed_at_loss } else { log.committed };
+        let uncommitted = committed.map_or(0, |committed| committed.index.saturating_add(1));
+        follow(log, before, uncommitted);
+        log
+    }
+
     fn entry(&mut self, row: &Row, slot: Slot) {
-        self.evidence(row.group).tail_is_suspect = false;
-        let log = self.groups.entry(row.group).or_default();
         let before = row.index.checked_sub(1).filter(|_| row.previous_term != NO_TERM);
-        follow(log, before.map(|index| LogPoint { term: row.previous_term, index }));
+        let before = before.map(|index| LogPoint { term: row.previous_term, index });
+        let log = self.follow(row.group, before);
         log.push(row.index, row.term, row.leader, slot);
     }
 
     /// A repair was written when its entry belonged to the log; whatever rot has taken since, it does so still.
     fn repair(&mut self, row: &Row, slot: Slot) {
-        let log = self.groups.entry(row.group).or_default();
-        if log.last().is_none_or(|last| last.index < row.index) {
-            follow(log, Some(row.point()));
+        let last = self.groups.get(&row.group).and_then(GroupLog::last);
+        if last.is_none_or(|last| last.index < row.index) {
+            let was_suspect = self.evidence(row.group).tail_is_suspect;
+            self.follow(row.group, Some(row.point()));
+            // It says that its entry was there, not that it was the last.
+            self.evidence(row.group).tail_is_suspect = was_suspect;
         }
+        let log = self.groups.entry(row.group).or_default();
         let is_needed = log.lost_entry(row.index).is_some();
         if slot.place == Place::Disk || is_needed {
             log.put_restored(row.index, Restored { term: row.term, leader: row.leader, slot });
@@ -130,31 +144,28 @@ impl Replay {
     }
 
     fn checkpoint(&mut self, group: GroupId, state: &CheckpointState) {
-        let evidence = self.evidence.entry(group).or_default();
-        evidence.tail_is_suspect = false;
-        match self.groups.get_mut(&group) {
-            None => {
-                self.groups.insert(group, GroupLog::from_checkpoint(state));
-                if state.vote.is_some() {
-                    evidence.intact_votes = 1;
-                    evidence.newest_vote_named = state.vote_sequence;
-                }
+        if let Entry::Vacant(vacant) = self.groups.entry(group) {
+            vacant.insert(GroupLog::from_checkpoint(state));
+            let evidence = self.evidence(group);
+            evidence.tail_is_suspect = false;
+            if state.vote.is_some() {
+                evidence.intact_votes = 1;
+                evidence.newest_vote_named = state.vote_sequence;
             }
-            Some(log) => {
-                follow(log, state.last);
-                if let Some(purged) =
-                    state.purged.filter(|purged| log.purged.is_none_or(|held| held.index < purged.index))
-                {
-                    log.purge(purged);
-                }
-                log.committed = state.committed.or(log.committed);
-                log.truncation = state.truncation.or(log.truncation);
-                log.tail_unknown = state.tail_unknown;
-                log.vote_lost = state.vote_lost;
-                if let Some(vote) = &state.vote {
-                    self.vote(group, state.vote_sequence, Some(vote));
-                }
-            }
+            return;
+        }
+        let log = self.follow(group, state.last);
+        if let Some(purged) =
+            state.purged.filter(|purged| log.purged.is_none_or(|held| held.index < purged.index))
+        {
+            log.purge(purged);
+        }
+        log.committed = state.committed.or(log.committed);
+        log.truncation = state.truncation.or(log.truncation);
+        log.tail_unknown = state.tail_unknown;
+        log.vote_lost = state.vote_lost;
+        if let Some(vote) = &state.vote {
+            self.vote(group, state.vote_sequence, Some(vote));
         }
     }
 
@@ -162,7 +173,10 @@ impl Replay {
     pub(super) fn lost_batches(&mut self, count: u64) {
         (self.doubt, self.doubt_is_stated) = (self.doubt.saturating_add(count), false);
         for (group, log) in &mut self.groups {
-            self.evidence.entry(*group).or_default().tail_is_suspect = true;
+            let evidence = self.evidence.entry(*group).or_default();
+            if !std::mem::replace(&mut evidence.tail_is_suspect, true) {
+                evidence.committed_at_loss = log.committed;
+            }
             // The copies of a vote are in two batches that follow each other: one lost batch cannot hold both.
             log.vote_lost |= count >= 2;
         }
@@ -210,10 +224,10 @@ fn slot(header: &BatchHeader, row: &Row, intact: bool) -> Slot {
     }
 }
 
-/// Makes the log end at a point (`None`: it must be empty), whatever that takes: what it holds beyond was truncated in a
-/// batch that is lost, what it lacks is missing, and where the terms differ, entries have been replaced. A point of
-/// `NO_TERM` says only that there was an entry.
-fn follow(log: &mut GroupLog, before: Option<LogPoint>) {
+/// Makes the log end at a point (`None`: it must be empty), whatever that takes: what it holds beyond was truncated, perhaps
+/// in a batch that is lost, what it lacks is missing, and where the terms differ, entries from `uncommitted` on have been
+/// replaced. A point of `NO_TERM` says only that there was an entry.
+fn follow(log: &mut GroupLog, before: Option<LogPoint>, uncommitted: u64) {
     let Some(expected) = before else {
         if log.last().is_some() {
             log.truncate(None);
@@ -221,17 +235,16 @@ fn follow(log: &mut GroupLog, before: Option<LogPoint>) {
         return;
     };
     match log.last() {
-        Some(last) if last == expected => {}
         None => log.begin_after(expected),
         Some(last) if last.index >= expected.index => {
             if last.index > expected.index {
                 let kept = log.point(expected.index);
                 log.truncate(Some(kept.unwrap_or(LogPoint { term: NO_TERM, ..expected })));
             }
-            replace_last(log, expected);
+            replace_last(log, expected, uncommitted);
         }
         Some(last) => {
-            log.suspect_uncommitted();
+            log.suspect_from(uncommitted);
             if expected.index - last.index > HOLE_ENTRIES {
                 return log.begin_after(expected);
             }
@@ -244,15 +257,16 @@ fn follow(log: &mut GroupLog, before: Option<LogPoint>) {
 }
 
 /// The log ends at the right index, but perhaps not with the right entry.
-fn replace_last(log: &mut GroupLog, expected: LogPoint) {
+fn replace_last(log: &mut GroupLog, expected: LogPoint, uncommitted: u64) {
     let Some(last) = log.last() else { return };
-    if expected.term == NO_TERM || last == expected {
+    if expected.term == NO_TERM {
         return;
     }
-    if last.term != NO_TERM {
-        log.suspect_uncommitted();
+    // A term that is unknown or doubtful already tells nothing new of the entries before it.
+    if last != expected && last.term != NO_TERM && !log.is_doubtful(last.index) {
+        log.suspect_from(uncommitted);
     }
-    if log.slot(expected.index).is_some() || last.term == NO_TERM {
+    if last == expected || last.term == NO_TERM || log.slot(expected.index).is_some() {
         log.vouch(expected);
     } else {
         log.begin_after(expected);
