@@ -697,7 +697,11 @@ fn rot_that_a_read_finds_is_told_once_and_repaired_while_running() {
     let mut stepped = Stepped::open(&disk, small()).unwrap();
     let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let hook = std::sync::Arc::clone(&told);
-    stepped.log.on_rot(Box::new(move |group| hook.lock().unwrap().push(group)));
+    let log = stepped.log.clone();
+    stepped.log.on_rot(Box::new(move |group| {
+        assert!(log.is_damaged(group), "it can be asked");
+        hook.lock().unwrap().push(group);
+    }));
     flip(&disk, 4);
     disk.make_unreadable(1, place_of(&disk, 1, 8).0.block);
     for _ in 0..2 {
