@@ -11,6 +11,7 @@
 //! - A segment appears under its number whole: at full length, all zero, durable, together with its directory entry.
 //! - A buffer that has been submitted is not touched before its completion hands it back.
 
+mod alone;
 mod buffer;
 mod directory;
 mod portable;
@@ -95,9 +96,11 @@ pub trait Disk: Send + Sync {
     fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError>;
     /// Replaces a small file beside the segments, atomically and durably.
     fn write_note(&self, name: &str, content: &[u8]) -> Result<(), DiskError>;
-    /// Hands in one write. It may begin only with the next call of [`Disk::completions`].
+    /// Hands in one write. It may begin only with the next call of [`Disk::completions`]. Called by one thread.
     fn submit(&self, write: SegmentWrite) -> Result<(), DiskError>;
-    /// Appends what has finished to `into`. Returns early and empty-handed after a [`Disk::wake`]. Called by one thread.
+    /// Appends what has finished to `into`. Returns early and empty-handed after a [`Disk::wake`]. Called by the thread
+    /// that submits. With [`Wait::Forever`] a write that has the disk for itself may be done on that thread; a wake then
+    /// ends the wait only with the write.
     fn completions(&self, wait: Wait, into: &mut Vec<Completion>) -> Result<(), DiskError>;
     /// Ends the present or the next wait of [`Disk::completions`].
     fn wake(&self);

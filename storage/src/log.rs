@@ -27,7 +27,6 @@ mod stats;
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::Instant;
@@ -78,10 +77,8 @@ impl SegmentLog {
             .name("log-segments".to_owned())
             .spawn(move || housekeeper::run(&theirs))
             .map_err(cannot)?;
-        let theirs = Arc::clone(&shared);
-        let committing = std::thread::Builder::new()
-            .name("log-committer".to_owned())
-            .spawn(move || drive(&theirs, committer));
+        let committing =
+            std::thread::Builder::new().name("log-committer".to_owned()).spawn(move || drive(committer));
         let threads = match committing {
             Ok(thread) => {
                 Threads { committer: Some((thread.thread().id(), thread)), housekeeper: Some(housekeeper) }
@@ -137,7 +134,7 @@ impl SegmentLog {
             let crc = crc32fast::hash(&record.payload);
             entries.push_back(QueuedEntry { record, crc, previous_term: NO_TERM });
         }
-        {
+        let asleep = {
             let mut state = shared.lock();
             state.accepts()?;
             let log = state.groups.get(&group);
@@ -163,8 +160,9 @@ impl SegmentLog {
                 state.push_entry(group, entry.record.clone(), entry.crc);
             }
             state.queue.push_back(Work::Entries { group, entries, done: Some(done) });
-        }
-        shared.kick();
+            state.pushed()
+        };
+        shared.wake(asleep);
         Ok(())
     }
 
@@ -342,18 +340,16 @@ impl Drop for Inner {
 }
 
 /// The committer's thread.
-fn drive(shared: &Shared, mut committer: Committer) {
+fn drive(mut committer: Committer) {
     let start = Instant::now();
     let now_us = || u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
     loop {
-        let seen = shared.pushes.load(Ordering::SeqCst);
         committer.advance(now_us());
         if committer.is_finished() {
             return;
         }
-        let wait = committer.wait(now_us(), seen);
+        let wait = committer.wait(now_us());
         committer.complete(wait, now_us);
-        shared.sleeping.store(false, Ordering::SeqCst);
     }
 }
 

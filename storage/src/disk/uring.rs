@@ -1,7 +1,12 @@
 //! The io_uring disk: O_DIRECT writes, each linked to an fdatasync, through one ring.
 //!
+//! A write that meets no other is done with pwrite and fdatasync on the thread that waits for it (see `alone.rs`): the
+//! ring hands each fdatasync to a kernel thread, which costs two switches. Only the one thread that submits enters the ring:
+//! requests belong to the thread that handed them in, and if it ended the kernel would cancel its fdatasyncs. So nobody
+//! may submit on behalf of the committer.
+//!
 //! The only file of Tercet with `unsafe`. What makes it sound, in one place:
-//! - Every buffer that the kernel has been told of is owned by the ring's `pending` table (or is the wake-up counter,
+//! - Every buffer that the ring has been told of is owned by the ring's `pending` table (or is the wake-up counter,
 //!   which the ring owns on the heap) from before its entry is pushed until its completion has been taken.
 //! - The file descriptors are kept open by the same table.
 //! - Dropping the disk waits for every completion; if that cannot be had, the memory is leaked rather than freed.
@@ -21,6 +26,7 @@ use io_uring::{IoUring, Probe, opcode, types};
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
+use super::alone::{Company, Doorbell};
 use super::directory::{Directory, OpenSegment, segment_name};
 use super::{AlignedBuffer, Completion, Disk, DiskError, SegmentFile, SegmentWrite, Wait};
 
@@ -32,12 +38,17 @@ const WAKE: u64 = u64::MAX;
 /// A directory written through io_uring.
 pub struct UringDisk {
     directory: Directory,
+    bell: Doorbell,
+    /// Ends a wait in the ring.
     wake: OwnedFd,
     ring: Mutex<Ring>,
 }
 
 struct Ring {
     ring: IoUring,
+    /// Handed in, not begun.
+    waiting: Vec<(SegmentWrite, Arc<OpenSegment>)>,
+    company: Company,
     /// What the kernel may still touch, by token.
     pending: HashMap<u64, Pending>,
     /// Where the kernel puts the eventfd's counter: on the heap, so that it does not move.
@@ -111,12 +122,39 @@ impl UringDisk {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| {
             DiskError::io("make an eventfd for", dir.display().to_string(), &error.into())
         })?;
-        let ring = Ring { ring, pending: HashMap::new(), counter: Box::new([0; 8]), armed: false };
-        Ok(UringDisk { directory, wake, ring: Mutex::new(ring) })
+        let ring = Ring {
+            ring,
+            waiting: Vec::new(),
+            company: Company::default(),
+            pending: HashMap::new(),
+            counter: Box::new([0; 8]),
+            armed: false,
+        };
+        Ok(UringDisk { directory, bell: Doorbell::default(), wake, ring: Mutex::new(ring) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands what has been pushed to the kernel and takes what has finished.
+    fn wait_in_ring(&self, ring: &mut Ring, wait: Wait, into: &mut Vec<Completion>) -> Result<(), DiskError> {
+        let under_way = ring.pending.len();
+        let mut knocked = false;
+        if wait == Wait::No {
+            ring.enter(Wait::No)?;
+        } else {
+            ring.arm(&self.wake)?;
+            let wait = if self.bell.leave() { wait } else { Wait::No };
+            let entered = ring.enter(wait);
+            knocked = self.bell.answer();
+            entered?;
+        }
+        ring.settle(into);
+        if ring.pending.len() < under_way || knocked {
+            ring.company.wrote(knocked || under_way > 1);
+        }
+        Ok(())
     }
 }
 
@@ -160,7 +198,21 @@ impl Ring {
         })
     }
 
-    fn submit_write(&mut self, write: SegmentWrite, file: Arc<OpenSegment>) -> Result<(), DiskError> {
+    /// The write that may be done on the calling thread: the only one, where none are expected to come.
+    fn take_lone(&mut self) -> Option<(SegmentWrite, Arc<OpenSegment>)> {
+        let is_alone = self.pending.is_empty() && self.waiting.len() == 1 && self.company.is_alone();
+        if is_alone { self.waiting.pop() } else { None }
+    }
+
+    /// Pushes what has been handed in.
+    fn push_waiting(&mut self) -> Result<(), DiskError> {
+        for (write, file) in std::mem::take(&mut self.waiting) {
+            self.push_write(write, file)?;
+        }
+        Ok(())
+    }
+
+    fn push_write(&mut self, write: SegmentWrite, file: Arc<OpenSegment>) -> Result<(), DiskError> {
         let token = write.token;
         let bytes = u32::try_from(write.buffer.len()).map_err(|_| DiskError::Io {
             operation: "write",
@@ -237,6 +289,27 @@ impl Ring {
     }
 }
 
+/// Writes and syncs on the calling thread, as one linked pair would: an fdatasync only after a whole write, nothing twice.
+fn write_here(write: &SegmentWrite, file: &OpenSegment) -> Result<(), DiskError> {
+    let failed =
+        |operation, error: Errno| DiskError::io(operation, segment_name(write.segment), &error.into());
+    let written = rustix::io::pwrite(&file.write, write.buffer.as_slice(), write.offset)
+        .map_err(|error| failed("write", error))?;
+    if written != write.buffer.len() {
+        return Err(short_write(write.segment, written, write.buffer.len()));
+    }
+    rustix::fs::fdatasync(&file.write).map_err(|error| failed("fdatasync", error))
+}
+
+fn short_write(segment: u32, written: impl std::fmt::Display, of: usize) -> DiskError {
+    DiskError::Io {
+        operation: "write",
+        subject: segment_name(segment),
+        errno: None,
+        message: format!("only {written} of {of} bytes were written"),
+    }
+}
+
 /// What the two results of a write and its linked fdatasync mean.
 fn judge(done: &Pending, write: i32, fsync: i32) -> Result<(), DiskError> {
     let subject = || segment_name(done.segment);
@@ -244,12 +317,7 @@ fn judge(done: &Pending, write: i32, fsync: i32) -> Result<(), DiskError> {
         return Err(DiskError::io("write", subject(), &std::io::Error::from_raw_os_error(-write)));
     }
     if usize::try_from(write) != Ok(done.buffer.len()) {
-        return Err(DiskError::Io {
-            operation: "write",
-            subject: subject(),
-            errno: None,
-            message: format!("only {write} of {} bytes were written", done.buffer.len()),
-        });
+        return Err(short_write(done.segment, write, done.buffer.len()));
     }
     if fsync < 0 {
         return Err(DiskError::io("fdatasync", subject(), &std::io::Error::from_raw_os_error(-fsync)));
@@ -306,18 +374,33 @@ impl Disk for UringDisk {
 
     fn submit(&self, write: SegmentWrite) -> Result<(), DiskError> {
         let file = self.directory.segment(write.segment)?;
-        self.lock().submit_write(write, file)
+        self.lock().waiting.push((write, file));
+        Ok(())
     }
 
     fn completions(&self, wait: Wait, into: &mut Vec<Completion>) -> Result<(), DiskError> {
         let mut ring = self.lock();
-        ring.arm(&self.wake)?;
-        ring.enter(wait)?;
-        ring.settle(into);
-        Ok(())
+        if wait == Wait::Forever
+            && let Some((write, file)) = ring.take_lone()
+        {
+            let result = write_here(&write, &file);
+            ring.company.wrote(self.bell.answer());
+            into.push(Completion { token: write.token, buffer: write.buffer, result });
+            return Ok(());
+        }
+        ring.push_waiting()?;
+        if ring.pending.is_empty() {
+            drop(ring);
+            self.bell.wait(wait);
+            return Ok(());
+        }
+        self.wait_in_ring(&mut ring, wait, into)
     }
 
     fn wake(&self) {
+        if !self.bell.ring() {
+            return;
+        }
         // The counter cannot overflow, and an eventfd that is open can be written; a wake-up that was lost all the same
         // delays the committer, it does not lose anything.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
@@ -326,8 +409,11 @@ impl Disk for UringDisk {
 
 impl Drop for UringDisk {
     fn drop(&mut self) {
-        self.wake();
+        // Ends the read that may be under way.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         let ring = self.ring.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // What cannot be pushed is not begun.
+        let _ = ring.push_waiting();
         let mut finished = Vec::new();
         while ring.armed || !ring.pending.is_empty() {
             if ring.enter(Wait::Forever).is_err() {
@@ -416,6 +502,34 @@ mod tests {
             }
             assert!(matches!(&done[0].result, Err(DiskError::Io { operation: "write", .. })), "{done:?}");
         }
+    }
+
+    #[test]
+    fn a_lone_write_needs_no_ring_until_somebody_knocks() {
+        let Some((_dir, disk)) = disk() else { return };
+        disk.create(1, 64 * 4096).unwrap();
+        let write = |token: u64| {
+            let write = SegmentWrite { token, segment: 1, offset: token * 4096, buffer: block(7) };
+            disk.submit(write).unwrap();
+            let mut done = Vec::new();
+            while done.is_empty() {
+                disk.completions(Wait::Forever, &mut done).unwrap();
+            }
+            assert_eq!((done.len(), &done[0].result), (1, &Ok(())));
+        };
+        write(0);
+        assert!(!disk.lock().armed, "the ring has not been used");
+        // As if it came while the next write is under way: it ends no wait, it only says that there is more.
+        disk.wake();
+        write(1);
+        assert!(!disk.lock().armed);
+        write(2);
+        assert!(disk.lock().armed, "the next one leaves room for others");
+        (3..40).for_each(write);
+        assert!(disk.lock().company.is_alone());
+        let mut content = vec![0; 40 * 4096];
+        disk.read_at(1, 0, &mut content).unwrap();
+        assert!(content.iter().all(|byte| *byte == 7));
     }
 
     #[test]

@@ -14,7 +14,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::draft::Draft;
 use super::group::Released;
@@ -55,6 +54,8 @@ pub(crate) struct Committer {
     /// The batch that holds the second copies of all votes of the present segment; `None` = not made yet.
     pub(super) votes_repeated_in: Option<u64>,
     last_activity_us: u64,
+    /// The additions that the last look at the queue has seen.
+    seen_pushes: u64,
     pool: Vec<AlignedBuffer>,
     completions: Vec<Completion>,
     stopped: bool,
@@ -139,6 +140,7 @@ impl Committer {
             last_real: if start.last_is_idle { last.saturating_sub(1) } else { last },
             votes_repeated_in: (start.head.block > 0).then_some(last),
             last_activity_us: 0,
+            seen_pushes: 0,
             pool: Vec::new(),
             completions: Vec::new(),
             stopped: false,
@@ -151,6 +153,8 @@ impl Committer {
             let mut draft = Draft::default();
             let shared = Arc::clone(&self.shared);
             let mut state = shared.lock();
+            state.is_asleep = false;
+            self.seen_pushes = state.pushes;
             if state.failure.is_some() || state.closing == Closing::Abandon {
                 break;
             }
@@ -396,6 +400,8 @@ impl Committer {
         {
             let shared = Arc::clone(&self.shared);
             let mut state = shared.lock();
+            // Whatever the callbacks hand in is seen without a wake.
+            state.is_asleep = false;
             let mut any = false;
             while self.in_flight.front().is_some_and(|batch| batch.is_complete)
                 && let Some(batch) = self.in_flight.pop_front()
@@ -519,17 +525,16 @@ impl Committer {
     }
 
     /// How long to wait for the disk or for something new, given that nothing more can be submitted now.
-    pub(crate) fn wait(&self, now_us: u64, seen_pushes: u64) -> Wait {
+    pub(crate) fn wait(&self, now_us: u64) -> Wait {
         if self.window_left().batches == 0 {
             // Whatever comes can only wait for a completion: nobody needs to wake us.
             return Wait::Forever;
         }
-        self.shared.sleeping.store(true, Ordering::SeqCst);
-        if self.shared.pushes.load(Ordering::SeqCst) != seen_pushes {
-            self.shared.sleeping.store(false, Ordering::SeqCst);
+        let mut state = self.shared.lock();
+        if state.pushes != self.seen_pushes {
             return Wait::No;
         }
-        let mut state = self.shared.lock();
+        state.is_asleep = true;
         state.is_resting = self.in_flight.is_empty() && !self.needs_confirming(&state, self.oldest(&state));
         if state.is_resting || !self.in_flight.is_empty() {
             return Wait::Forever;

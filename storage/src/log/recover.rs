@@ -30,7 +30,6 @@ mod tail;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::committer::{Committer, Head, Start, Window};
@@ -329,8 +328,6 @@ fn start(
         jobs_changed: Condvar::new(),
         hooks: Mutex::new(Vec::new()),
         rot_hooks: Mutex::new(Vec::new()),
-        pushes: AtomicU64::new(0),
-        sleeping: AtomicBool::new(false),
     });
     let committer = Committer::new(Arc::clone(&shared), start);
     if walked.spare.is_none() && block > 0 {

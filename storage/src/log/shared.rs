@@ -1,10 +1,10 @@
 //! What the callers' threads, the committer and the housekeeper share.
 //!
 //! Invariants: a record is in a group's memory and in the queue from the same moment on, under one lock; nothing is
-//! written to a disk under that lock; whoever adds to the queue calls [`Shared::kick`] after releasing it.
+//! written to a disk under that lock; whoever adds something calls [`State::pushed`] under it and [`Shared::wake`] after
+//! it, or [`Shared::kick`] after it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -31,10 +31,6 @@ pub(crate) struct Shared {
     pub(crate) jobs_changed: Condvar,
     pub(crate) hooks: Mutex<Vec<FailureHook>>,
     pub(crate) rot_hooks: Mutex<Vec<RotHook>>,
-    /// Counts additions to the queue, so that the committer sees those made while it decided to sleep.
-    pub(crate) pushes: AtomicU64,
-    /// Whether the committer must be woken to see an addition.
-    pub(crate) sleeping: AtomicBool,
 }
 
 pub(crate) struct State {
@@ -44,6 +40,10 @@ pub(crate) struct State {
     pub(crate) queued_records: usize,
     pub(crate) votes: VecDeque<VoteWork>,
     pub(crate) committed: BTreeMap<GroupId, LogPoint>,
+    /// Counts additions, so that the committer does not go to sleep over one.
+    pub(crate) pushes: u64,
+    /// The committer sleeps, or is about to, and has seen every addition so far: the next one must wake it.
+    pub(crate) is_asleep: bool,
     /// The committer waits with nothing in flight and nothing to confirm: only a kick ends that.
     pub(crate) is_resting: bool,
     pub(crate) segments: Segments,
@@ -181,8 +181,13 @@ impl Shared {
 
     /// Tells the committer that there is something new.
     pub(crate) fn kick(&self) {
-        self.pushes.fetch_add(1, Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::SeqCst) {
+        let asleep = self.lock().pushed();
+        self.wake(asleep);
+    }
+
+    /// Wakes the committer if [`State::pushed`] said so; without the lock, which it wants first.
+    pub(crate) fn wake(&self, asleep: bool) {
+        if asleep {
             self.disk.wake();
         }
     }
@@ -224,6 +229,8 @@ impl State {
             queued_records: 0,
             votes: VecDeque::new(),
             committed: BTreeMap::new(),
+            pushes: 0,
+            is_asleep: false,
             is_resting: false,
             segments,
             doubt: 0,
@@ -233,6 +240,13 @@ impl State {
             cached: VecDeque::new(),
             cached_bytes: 0,
         }
+    }
+
+    /// Counts an addition under the lock that made it; says whether the committer must be woken for it. A committer that is
+    /// awake is not: it may have taken the addition long before the wake, which would then look like another one.
+    pub(crate) fn pushed(&mut self) -> bool {
+        self.pushes += 1;
+        std::mem::take(&mut self.is_asleep)
     }
 
     /// Whether the log still takes anything.

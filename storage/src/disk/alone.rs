@@ -1,0 +1,168 @@
+//! Whether writes come one at a time, and where the one thread that writes sleeps when nothing is under way.
+//!
+//! A write that has the disk for itself is fastest as two plain system calls on the thread that waits for it anyway: a
+//! linked pair in a ring, or another thread, costs two thread switches more. But meanwhile that thread cannot begin
+//! another write, so [`Company`] notices when somebody knocks during such a write, and from then on writes go out side by
+//! side, until so many in a row have met nobody.
+//!
+//! Invariant of [`Doorbell`]: a ring is never lost; it ends the present wait or the next one.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Wait;
+
+/// So many writes in a row must have met nobody before the next is done on the waiting thread.
+const ALONE_AFTER: u32 = 16;
+
+/// Whether writes meet others.
+#[derive(Debug, Default)]
+pub(super) struct Company {
+    /// Lone writes still to be seen.
+    wanted: u32,
+}
+
+impl Company {
+    /// Whether the next write is expected to meet nobody.
+    pub(super) fn is_alone(&self) -> bool {
+        self.wanted == 0
+    }
+
+    /// A write is over; `met` says whether another one came, or knocked, before it was.
+    pub(super) fn wrote(&mut self, met: bool) {
+        self.wanted = if met { ALONE_AFTER } else { self.wanted.saturating_sub(1) };
+    }
+}
+
+/// Where the waiting thread sleeps, and how it is woken from elsewhere.
+#[derive(Default)]
+pub(super) struct Doorbell {
+    bell: Mutex<Bell>,
+    rang: Condvar,
+}
+
+#[derive(Default)]
+struct Bell {
+    rung: bool,
+    listener: Listener,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Listener {
+    /// Awake, or doing a write: it looks before it sleeps.
+    #[default]
+    Busy,
+    /// In [`Doorbell::wait`].
+    Here,
+    /// Asleep somewhere else, where the caller of [`Doorbell::ring`] has to wake it.
+    Elsewhere,
+}
+
+impl Doorbell {
+    fn lock(&self) -> MutexGuard<'_, Bell> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rings. If the answer is true, the listener sleeps elsewhere and must be woken there.
+    pub(super) fn ring(&self) -> bool {
+        let listener = {
+            let mut bell = self.lock();
+            bell.rung = true;
+            bell.listener
+        };
+        // After the lock: the one who wakes up wants it first.
+        if listener == Listener::Here {
+            self.rang.notify_one();
+        }
+        listener == Listener::Elsewhere
+    }
+
+    /// Whether the bell has been rung since it was last answered; answers it.
+    pub(super) fn answer(&self) -> bool {
+        let mut bell = self.lock();
+        bell.listener = Listener::Busy;
+        std::mem::take(&mut bell.rung)
+    }
+
+    /// Says that the caller goes to sleep elsewhere. If the answer is false it must not: the bell has been rung.
+    /// Ends with [`Doorbell::answer`].
+    pub(super) fn leave(&self) -> bool {
+        let mut bell = self.lock();
+        if !bell.rung {
+            bell.listener = Listener::Elsewhere;
+        }
+        !bell.rung
+    }
+
+    /// Sleeps here until the bell is rung, as long as `wait` allows, and answers it.
+    pub(super) fn wait(&self, wait: Wait) {
+        let deadline = match wait {
+            Wait::No => return,
+            Wait::AtMostUs(us) => Some(Instant::now() + Duration::from_micros(us)),
+            Wait::Forever => None,
+        };
+        let mut bell = self.lock();
+        bell.listener = Listener::Here;
+        while !bell.rung {
+            let Some(deadline) = deadline else {
+                bell = self.rang.wait(bell).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            bell = self.rang.wait_timeout(bell, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *bell = Bell::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_meeting_ends_being_alone_and_many_lone_writes_bring_it_back() {
+        let mut company = Company::default();
+        assert!(company.is_alone());
+        company.wrote(false);
+        assert!(company.is_alone());
+        company.wrote(true);
+        for _ in 0..ALONE_AFTER {
+            assert!(!company.is_alone());
+            company.wrote(false);
+        }
+        assert!(company.is_alone());
+    }
+
+    #[test]
+    fn a_ring_ends_the_next_wait_if_nobody_waits() {
+        let bell = Doorbell::default();
+        assert!(!bell.ring());
+        bell.wait(Wait::Forever);
+        assert!(!bell.answer(), "the wait has answered it");
+        bell.wait(Wait::AtMostUs(1_000));
+    }
+
+    #[test]
+    fn whoever_sleeps_elsewhere_is_to_be_woken_there() {
+        let bell = Doorbell::default();
+        assert!(bell.leave());
+        assert!(bell.ring());
+        assert!(bell.answer());
+        assert!(!bell.ring(), "it is busy again");
+        assert!(!bell.leave(), "and must not sleep");
+        assert!(bell.answer());
+    }
+
+    #[test]
+    fn a_ring_from_another_thread_ends_the_wait() {
+        let bell = Doorbell::default();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| bell.wait(Wait::Forever));
+            bell.ring();
+            waiting.join().unwrap();
+        });
+    }
+}
