@@ -68,7 +68,7 @@ pub(super) struct Walk<'a> {
     reader: Reader<'a>,
     pub(super) files: &'a [SegmentFile],
     store: StoreId,
-    pub(super) segment_blocks: u32,
+    segment_blocks: u32,
     observe: Observer<'a>,
     replay: Replay,
     pub(super) survey: Option<Survey>,
@@ -465,7 +465,12 @@ impl<'a> Walk<'a> {
                     }
                     all => discard.extend(all.iter().map(|file| file.number)),
                 }
-                Resume::InPlace { segment: file.number, block, segment_blocks: self.declared_blocks(file) }
+                if block == 0 && file_blocks(file) != self.segment_blocks {
+                    // Not begun, and made with other settings: made anew.
+                    Resume::NewSegment { segment: file.number }
+                } else {
+                    Resume::InPlace { segment: file.number, block, segment_blocks: self.declared_blocks(file) }
+                }
             }
             (Some(file), true) => {
                 let next = if self.findings.last().is_some_and(|finding| finding.verdict.is_rot()) {

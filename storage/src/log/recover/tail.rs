@@ -4,10 +4,11 @@
 //! more than one interrupted window of writes would be needed to explain is rot.
 
 use super::judge::{Step, Walk};
-use super::scan::{Place, file_blocks};
+use super::scan::Place;
 use super::{RotReason, Verdict};
 use crate::disk::SegmentFile;
 use crate::format::BLOCK_BYTES;
+use crate::log::options::LogOptions;
 
 impl Walk<'_> {
     /// No header here, and nothing later says that there was one: the end, an interrupted write, or worse.
@@ -69,15 +70,13 @@ impl Walk<'_> {
         Some(format!("segment {} is empty, but a later one has been made", empty.number))
     }
 
-    /// A file from a place on whose length is none that segments are made with.
+    /// A file from a place on whose length is none that segments are made with. How long a segment is that has not begun
+    /// nobody says: it may have been made with other settings than the present ones.
     fn files_of_odd_size(&self, from: usize) -> Option<u32> {
-        let declared = self.last.as_ref().map(|last| last.segment_blocks);
-        let odd = |file: &&SegmentFile| {
-            let blocks = file_blocks(file);
-            !file.bytes.is_multiple_of(BLOCK_BYTES as u64)
-                || (Some(blocks) != declared && blocks != self.segment_blocks && self.last.is_some())
-                || (self.last.as_ref().is_some_and(|last| last.segment == file.number)
-                    && Some(blocks) != declared)
+        let last = self.last.as_ref()?;
+        let odd = |file: &&SegmentFile| match last.segment == file.number {
+            true => file.bytes != u64::from(last.segment_blocks) * BLOCK_BYTES as u64,
+            false => !LogOptions::is_segment_length(file.bytes),
         };
         self.files.iter().skip(from).find(odd).map(|file| file.number)
     }
