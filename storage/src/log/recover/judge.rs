@@ -196,7 +196,10 @@ impl<'a> Walk<'a> {
             match step {
                 Step::Go(next, at) => (position, block) = (next, at),
                 Step::End => return self.finish(position, block, false),
-                Step::Cut => return self.finish(position, block, true),
+                Step::Cut => {
+                    self.save_votes()?;
+                    return self.finish(position, block, true);
+                }
             }
         }
     }
@@ -324,6 +327,27 @@ impl<'a> Walk<'a> {
                 None => Ok(self.tail(here, &place)),
             },
         }
+    }
+
+    /// What is about to be cut off may hold votes that were answered: damage to one batch that no later one confirms would
+    /// otherwise take both copies, the second in a good batch behind it. Remembering a vote that was never answered does
+    /// no harm.
+    fn save_votes(&mut self) -> Result<(), LogError> {
+        let (Some(survey), Some(last)) = (&self.survey, &self.last) else { return Ok(()) };
+        let in_flight = last.number + 1..=last.number.saturating_add(u64::from(last.window_batches));
+        let found: Vec<(usize, u32)> = survey
+            .headers
+            .iter()
+            .filter(|(_, _, header)| in_flight.contains(&header.number))
+            .map(|(position, block, _)| (*position, *block))
+            .collect();
+        for (position, block) in found {
+            let Some(file) = self.files.get(position) else { continue };
+            if let Place::Batch(batch) = self.reader.examine(file, block, self.store)? {
+                self.replay.save_votes(batch.body.rows.iter().flatten(), &batch.bytes);
+            }
+        }
+        Ok(())
     }
 
     fn next_valid(&self, here: (usize, u32), number: u64) -> Option<(usize, u32, BatchHeader)> {

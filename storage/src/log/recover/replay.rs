@@ -96,6 +96,16 @@ impl Replay {
         }
     }
 
+    /// Takes in the intact votes of a batch that is not accepted, and nothing else of it.
+    pub(super) fn save_votes<'a>(&mut self, rows: impl Iterator<Item = &'a (Row, RowState)>, bytes: &[u8]) {
+        for (row, state) in rows {
+            let payload = bytes.get(row.offset as usize..row.offset as usize + row.length as usize);
+            if row.kind == Kind::Vote && *state == RowState::Intact && payload.is_some() {
+                self.vote(row.group, row.index, payload);
+            }
+        }
+    }
+
     fn checkpoint(&mut self, group: GroupId, state: &CheckpointState) {
         match self.groups.get_mut(&group) {
             None => {
