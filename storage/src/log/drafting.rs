@@ -10,7 +10,7 @@ use super::committer::{Committer, Next};
 use super::draft::Draft;
 use super::group::{Place, Slot};
 use super::shared::{QueuedEntry, State, VoteWork, Work};
-use crate::format::{BLOCK_BYTES, Kind, Row, Tag};
+use crate::format::{BLOCK_BYTES, CutRecord, Kind, Row, Tag};
 use crate::types::{GroupId, LogPoint};
 
 impl Committer {
@@ -26,6 +26,7 @@ impl Committer {
                 return Next::TooLarge;
             }
         }
+        self.draft_second_cuts(draft);
         self.draft_votes(state, draft);
         let oldest = self.oldest(state);
         let idle = self.idle_is_due(state, oldest, now_us);
@@ -52,7 +53,7 @@ impl Committer {
         Next::Batch(self.header(draft, announced, oldest))
     }
 
-    /// The start of a segment: cuts, then each group's state as of here; the votes again in the next batch.
+    /// The start of a segment: cuts, then each group's state as of here; cuts and votes again in the next batch.
     fn draft_checkpoint(&mut self, draft: &mut Draft) {
         let oldest = self.stated_oldest;
         self.cuts.retain(|cut| cut.segment >= oldest);
@@ -67,7 +68,23 @@ impl Committer {
             }
         }
         draft.is_real = true;
-        self.votes_repeated_in = None;
+        self.repeated_in = None;
+        self.cuts_repeated = self.cuts.is_empty();
+    }
+
+    /// The cuts once more, in the batch after the first one of a segment: without them, what was cut off would come back.
+    fn draft_second_cuts(&mut self, draft: &mut Draft) {
+        let bytes = self.cuts.len() * CutRecord::BYTES;
+        if self.cuts_repeated
+            || self.head.block == 0
+            || draft.blocks_with(self.cuts.len(), bytes) > self.limit_blocks(0)
+        {
+            return;
+        }
+        for cut in &self.cuts {
+            draft.push_cut(cut);
+        }
+        self.cuts_repeated = true;
     }
 
     /// Second copies of the last batch's votes, then first copies of new ones. They may use the segment's reserve.

@@ -26,7 +26,7 @@ mod replay;
 mod scan;
 mod tail;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex};
@@ -294,7 +294,8 @@ fn start(
         .map(|(number, _)| *number)
         .collect();
     live.retain(|number, _| !leftover.contains(number));
-    let votes_to_repeat = votes_to_repeat(&walked);
+    // A segment that begins repeats everything by itself.
+    let (votes_to_repeat, votes) = if block > 0 { votes_to_repeat(&walked) } else { Default::default() };
     let head = Head {
         segment,
         block,
@@ -306,6 +307,7 @@ fn start(
         head,
         allowed: walked.window.unwrap_or(Window { batches: 1, blocks: u32::MAX }),
         written: walked.groups.iter().map(|(group, log)| (*group, log.checkpoint())).collect(),
+        cuts_repeated: walked.cuts.is_empty() || (block > 0 && walked.cuts_repeated_in == Some(segment)),
         cuts: walked.cuts,
         oldest,
         stated_mark: walked.stated_mark,
@@ -313,11 +315,13 @@ fn start(
         votes_to_repeat,
     };
     let segments = Segments { live, spare: walked.spare, full: false, room_blocks: blocks - block };
+    let mut state = State::new(walked.groups, segments);
+    state.votes = votes;
     let shared = Arc::new(Shared {
         disk,
         options,
         store,
-        state: Mutex::new(State::new(walked.groups, segments)),
+        state: Mutex::new(state),
         jobs: Mutex::new(Jobs { remove: leftover.into(), ..Jobs::default() }),
         jobs_changed: Condvar::new(),
         hooks: Mutex::new(Vec::new()),
@@ -331,14 +335,17 @@ fn start(
     Ok((shared, committer))
 }
 
-fn votes_to_repeat(walked: &Walked) -> Vec<VoteWork> {
-    let single = walked.single_votes.iter();
-    single
-        .filter_map(|group| {
-            let vote = &walked.groups.get(group)?.vote;
-            Some(VoteWork { group: *group, sequence: vote.sequence, bytes: vote.bytes.clone()?, done: None })
-        })
-        .collect()
+/// Votes that stand once in the present segment, and votes that do not stand in it at all and are written like new ones.
+fn votes_to_repeat(walked: &Walked) -> (Vec<VoteWork>, VecDeque<VoteWork>) {
+    let work = |group: &GroupId| {
+        let vote = &walked.groups.get(group)?.vote;
+        Some(VoteWork { group: *group, sequence: vote.sequence, bytes: vote.bytes.clone()?, done: None })
+    };
+    let with = |copies: u32| walked.thin_votes.iter().filter(move |(_, found)| *found == copies);
+    (
+        with(1).filter_map(|(group, _)| work(group)).collect(),
+        with(0).filter_map(|(group, _)| work(group)).collect(),
+    )
 }
 
 /// Steps the log until nothing is left to be written.
@@ -365,11 +372,12 @@ impl Walked {
         Walked {
             groups: BTreeMap::new(),
             quarantined: Vec::new(),
-            single_votes: Vec::new(),
+            thin_votes: Vec::new(),
             findings: Vec::new(),
             lost_batches: 0,
             cut: None,
             cuts: Vec::new(),
+            cuts_repeated_in: None,
             resume: Resume::NewSegment { segment: 1 },
             spare: None,
             discard: Vec::new(),

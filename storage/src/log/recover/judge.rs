@@ -29,11 +29,14 @@ pub(crate) enum Resume {
 pub(crate) struct Walked {
     pub(crate) groups: BTreeMap<GroupId, GroupLog>,
     pub(crate) quarantined: Vec<(GroupId, Vec<LostRecord>)>,
-    pub(crate) single_votes: Vec<GroupId>,
+    /// Groups whose newest vote stands less than twice in the last segment, and how often it does.
+    pub(crate) thin_votes: Vec<(GroupId, u32)>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) lost_batches: u64,
     pub(crate) cut: Option<Cut>,
     pub(crate) cuts: Vec<CutRecord>,
+    /// The last segment that names its cuts a second time.
+    pub(crate) cuts_repeated_in: Option<u32>,
     pub(crate) resume: Resume,
     pub(crate) spare: Option<u32>,
     /// Segments that hold nothing of the log.
@@ -73,6 +76,7 @@ pub(super) struct Walk<'a> {
     replay: Replay,
     pub(super) survey: Option<Survey>,
     cuts: Vec<CutRecord>,
+    cuts_repeated_in: Option<u32>,
     findings: Vec<Finding>,
     lost_batches: u64,
     /// The last batch accepted, or passed over as lost.
@@ -119,6 +123,7 @@ impl<'a> Walk<'a> {
             replay: Replay::default(),
             survey: None,
             cuts: Vec::new(),
+            cuts_repeated_in: None,
             findings: Vec::new(),
             lost_batches: 0,
             last: None,
@@ -133,34 +138,50 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// The cuts that the first batches of the segments name. Refuses the segments of another store.
+    /// The cuts that the first batches of the segments name, and where the first is damaged, the next ones. Refuses the
+    /// segments of another store.
     fn collect_cuts(&mut self) -> Result<(), LogError> {
         let (mut ours, mut foreign) = (false, None);
         for file in self.files {
-            match self.reader.examine(file, 0, self.store)? {
-                Place::Batch(batch) => {
-                    ours = true;
-                    for (row, state) in batch.body.rows.iter().flatten() {
-                        let from = row.offset as usize;
-                        let payload = batch.bytes.get(from..from + row.length as usize);
-                        if row.kind == Kind::Cut
-                            && *state == RowState::Intact
-                            && let Some(cut) = payload.and_then(CutRecord::decode)
-                            && !self.cuts.contains(&cut)
-                        {
-                            self.cuts.push(cut);
+            let mut block = 0;
+            while block < file_blocks(file) {
+                match self.reader.examine(file, block, self.store)? {
+                    Place::Batch(batch) => {
+                        ours = true;
+                        if self.add_cuts(&batch) {
+                            break;
                         }
+                        block += batch.header.blocks;
+                        continue;
                     }
+                    Place::Foreign(header) if block == 0 => foreign = foreign.or(Some(header.store)),
+                    Place::Misplaced(_) => ours = true,
+                    Place::Zero if block == 0 => break,
+                    _ => {}
                 }
-                Place::Foreign(header) => foreign = foreign.or(Some(header.store)),
-                Place::Misplaced(_) => ours = true,
-                _ => {}
+                block += 1;
             }
         }
         match foreign {
             Some(found) if !ours => Err(LogError::ForeignStore { expected: self.store, found }),
             _ => Ok(()),
         }
+    }
+
+    /// Notes the cuts that a batch names; says whether it is as it was written.
+    fn add_cuts(&mut self, batch: &PlacedBatch) -> bool {
+        for (row, state) in batch.body.rows.iter().flatten() {
+            let from = row.offset as usize;
+            let payload = batch.bytes.get(from..from + row.length as usize);
+            if row.kind == Kind::Cut
+                && *state == RowState::Intact
+                && let Some(cut) = payload.and_then(CutRecord::decode)
+                && !self.cuts.contains(&cut)
+            {
+                self.cuts.push(cut);
+            }
+        }
+        batch.body.rows.as_ref().is_some_and(|rows| rows.iter().all(|(_, state)| *state == RowState::Intact))
     }
 
     fn void_from(&self, segment: u32) -> Option<u32> {
@@ -254,6 +275,10 @@ impl<'a> Walk<'a> {
         (self.observe)(&batch.header, &batch.body, verdict);
         match &batch.body.rows {
             Some(rows) => {
+                let intact = |kind, state| kind == Kind::Cut && state == RowState::Intact;
+                if batch.header.block > 0 && rows.iter().any(|(row, state)| intact(row.kind, *state)) {
+                    self.cuts_repeated_in = Some(batch.header.segment);
+                }
                 self.replay.apply(&batch.header, rows, &batch.bytes);
                 self.records += rows.len() as u64;
             }
@@ -324,7 +349,7 @@ impl<'a> Walk<'a> {
                 Some(reason) => {
                     Ok(self.lost_here(here, Verdict::ConfirmedRot(reason), next, "no header where one was"))
                 }
-                None => Ok(self.tail(here, &place)),
+                None => Ok(self.tail(here, &place, next)),
             },
         }
     }
@@ -425,8 +450,13 @@ impl<'a> Walk<'a> {
         let expected = self.expected.unwrap_or(1);
         match next {
             Some((position, block, header)) => {
-                // Nothing known of what came before the first batch: at least this place was something.
-                let lost = self.expected.map_or(1, |expected| header.number - expected);
+                // Nothing known of what came before the first batch: at least this place was something. And a batch that
+                // names another predecessor says that the one held here was not of this history.
+                let stranger = self.last_crc.is_some_and(|crc| crc != header.previous_crc);
+                let lost = match self.expected.map(|expected| header.number - expected) {
+                    Some(0) if stranger => 1,
+                    lost => lost.unwrap_or(1),
+                };
                 self.find(here, verdict, Vec::new(), lost, detail);
                 self.skip_to(&header);
                 Step::Go(position, block)
@@ -493,7 +523,11 @@ impl<'a> Walk<'a> {
                     // Not begun, and made with other settings: made anew.
                     Resume::NewSegment { segment: file.number }
                 } else {
-                    Resume::InPlace { segment: file.number, block, segment_blocks: self.declared_blocks(file) }
+                    Resume::InPlace {
+                        segment: file.number,
+                        block,
+                        segment_blocks: self.declared_blocks(file),
+                    }
                 }
             }
             (Some(file), true) => {
@@ -524,16 +558,17 @@ impl<'a> Walk<'a> {
             .extend(cut.iter().flat_map(|cut| {
                 void.iter().map(|segment| CutRecord { segment: *segment, block: 0, ..*cut })
             }));
-        let (quarantined, single_votes) = self.replay.finish();
+        let (quarantined, thin_votes) = self.replay.finish();
         let last = self.last.as_ref();
         Ok(Walked {
             groups: self.replay.groups,
             quarantined,
-            single_votes,
+            thin_votes,
             findings: self.findings,
             lost_batches: self.lost_batches,
             cut,
             cuts: self.cuts,
+            cuts_repeated_in: self.cuts_repeated_in,
             resume,
             spare,
             discard,

@@ -20,11 +20,13 @@ const HOLE_ENTRIES: u64 = 65_536;
 pub(super) struct Replay {
     pub(super) groups: BTreeMap<GroupId, GroupLog>,
     votes: BTreeMap<GroupId, VoteCopies>,
+    /// The segment of the last batch.
+    segment: Option<u32>,
 }
 
 #[derive(Default)]
 struct VoteCopies {
-    /// Intact copies of the newest vote.
+    /// Intact copies of the newest vote in the last segment: older ones may go.
     intact: u32,
     /// The newest vote of which anything was found.
     newest_named: u64,
@@ -33,6 +35,10 @@ struct VoteCopies {
 impl Replay {
     /// Takes in the records of a batch.
     pub(super) fn apply(&mut self, header: &BatchHeader, rows: &[(Row, RowState)], bytes: &[u8]) {
+        if self.segment != Some(header.segment) {
+            self.segment = Some(header.segment);
+            self.votes.values_mut().for_each(|copies| copies.intact = 0);
+        }
         for (row, state) in rows {
             let intact = *state == RowState::Intact;
             let payload = bytes.get(row.offset as usize..row.offset as usize + row.length as usize);
@@ -144,16 +150,16 @@ impl Replay {
         }
     }
 
-    /// Ends the replay: what is lost of each group, and the votes of which there is but one copy.
-    pub(super) fn finish(&mut self) -> (Vec<(GroupId, Vec<LostRecord>)>, Vec<GroupId>) {
+    /// Ends the replay: what is lost of each group, and the votes of which the last segment holds less than two copies.
+    pub(super) fn finish(&mut self) -> (Vec<(GroupId, Vec<LostRecord>)>, Vec<(GroupId, u32)>) {
         let mut quarantined = Vec::new();
-        let mut single = Vec::new();
+        let mut thin = Vec::new();
         for (group, log) in &mut self.groups {
             if let Some(copies) = self.votes.get(group) {
                 log.vote_lost |= copies.newest_named > log.vote.sequence;
                 log.newest_vote_named = copies.newest_named;
-                if copies.intact == 1 && !log.vote_lost {
-                    single.push(*group);
+                if copies.intact < 2 && !log.vote_lost {
+                    thin.push((*group, copies.intact));
                 }
             }
             log.all_is_durable();
@@ -174,7 +180,7 @@ impl Replay {
                 quarantined.push((*group, lost));
             }
         }
-        (quarantined, single)
+        (quarantined, thin)
     }
 }
 

@@ -7,12 +7,17 @@ use super::judge::{Step, Walk};
 use super::scan::Place;
 use super::{RotReason, Verdict};
 use crate::disk::SegmentFile;
-use crate::format::BLOCK_BYTES;
+use crate::format::{BLOCK_BYTES, BatchHeader};
 use crate::log::options::LogOptions;
 
 impl Walk<'_> {
     /// No header here, and nothing later says that there was one: the end, an interrupted write, or worse.
-    pub(super) fn tail(&mut self, here: (usize, u32), place: &Place) -> Step {
+    pub(super) fn tail(
+        &mut self,
+        here: (usize, u32),
+        place: &Place,
+        next: Option<(usize, u32, BatchHeader)>,
+    ) -> Step {
         let Some(survey) = &self.survey else { return Step::Cut };
         let is_clean = survey.is_clean();
         let odd_size = self.files_of_odd_size(here.0);
@@ -20,19 +25,19 @@ impl Walk<'_> {
         if let Some((position, block)) = survey.unreadable.first().copied() {
             let other = self.files.get(position).map_or(0, |file| file.number);
             let detail = format!("block {block} of segment {other} cannot be read");
-            return self.lost_here(here, Verdict::Unreadable, None, &detail);
+            return self.lost_here(here, Verdict::Unreadable, next, &detail);
         }
         if let Some((position, block)) = survey.misplaced.first().copied() {
             let other = self.files.get(position).map_or(0, |file| file.number);
             let detail = format!("block {block} of segment {other} holds a batch that belongs elsewhere");
-            return self.lost_here(here, Verdict::Misdirected, None, &detail);
+            return self.lost_here(here, Verdict::Misdirected, next, &detail);
         }
         if let Some(detail) = lost_segment {
-            return self.lost_here(here, Verdict::ConfirmedRot(RotReason::SealedSegment), None, &detail);
+            return self.lost_here(here, Verdict::ConfirmedRot(RotReason::SealedSegment), next, &detail);
         }
         if let Some(number) = odd_size {
             let detail = format!("segment {number} does not have the length it was made with");
-            return self.lost_here(here, Verdict::RotBeyondWindow, None, &detail);
+            return self.lost_here(here, Verdict::RotBeyondWindow, next, &detail);
         }
         if is_clean {
             if self.batches > 0 || here != (0, 0) {
@@ -44,7 +49,7 @@ impl Walk<'_> {
             return self.lost_here(
                 here,
                 Verdict::RotBeyondWindow,
-                None,
+                next,
                 "more is damaged than can have been in flight",
             );
         }
