@@ -6,7 +6,9 @@
 
 use crate::disk::{Disk, DiskError, SegmentFile};
 use crate::error::LogError;
-use crate::format::{BLOCK_BYTES, BatchBody, BatchHeader, HeaderError, SECTOR_BYTES, is_zero, read_batch};
+use crate::format::{
+    BLOCK_BYTES, BatchBody, BatchHeader, HeaderError, RowState, SECTOR_BYTES, is_zero, read_batch,
+};
 use crate::types::StoreId;
 
 /// Blocks read at once.
@@ -138,8 +140,16 @@ impl<'a> Reader<'a> {
             Err(place) => return Ok(place),
         };
         let blocks = self.blocks(file, block, header.blocks)?;
-        let body = read_batch(&header, blocks.bytes);
+        let mut body = read_batch(&header, blocks.bytes);
         let has_bad_blocks = blocks.bad.contains(&true);
+        for (row, state) in body.rows.iter_mut().flatten().filter(|_| has_bad_blocks) {
+            // Bytes that cannot be read count as zeros here, and zeros may be what the payload was.
+            let (from, to) = (row.offset as usize, row.offset as usize + row.length as usize);
+            let touched = from / BLOCK_BYTES..to.div_ceil(BLOCK_BYTES);
+            if row.length > 0 && blocks.bad.get(touched).is_some_and(|bad| bad.contains(&true)) {
+                *state = RowState::Damaged;
+            }
+        }
         let bytes = blocks.bytes.to_vec();
         Ok(Place::Batch(Box::new(PlacedBatch { header, body, has_bad_blocks, bytes })))
     }
