@@ -156,7 +156,6 @@ impl<'a> Walk<'a> {
                     }
                     Place::Foreign(header) if block == 0 => foreign = foreign.or(Some(header.store)),
                     Place::Misplaced(_) => ours = true,
-                    Place::Zero if block == 0 => break,
                     _ => {}
                 }
                 block += 1;
@@ -282,7 +281,7 @@ impl<'a> Walk<'a> {
                 self.replay.apply(&batch.header, rows, &batch.bytes);
                 self.records += rows.len() as u64;
             }
-            None => self.lose(1),
+            None => self.lose(batch.header.number, 1),
         }
         self.batches += 1;
         self.durable_mark = self.durable_mark.max(batch.header.durable_mark);
@@ -292,9 +291,9 @@ impl<'a> Walk<'a> {
         self.last = Some(batch.header);
     }
 
-    fn lose(&mut self, batches: u64) {
+    fn lose(&mut self, first: u64, batches: u64) {
         self.lost_batches += batches;
-        self.replay.lost_batches(batches);
+        self.replay.lost_batches(first, batches);
     }
 
     /// The table: decides about a place where the next batch is not simply there.
@@ -450,12 +449,14 @@ impl<'a> Walk<'a> {
         let expected = self.expected.unwrap_or(1);
         match next {
             Some((position, block, header)) => {
-                // Nothing known of what came before the first batch: at least this place was something. And a batch that
-                // names another predecessor says that the one held here was not of this history.
+                // A batch that names another predecessor says that the one held here was not of this history.
                 let stranger = self.last_crc.is_some_and(|crc| crc != header.previous_crc);
                 let lost = match self.expected.map(|expected| header.number - expected) {
                     Some(0) if stranger => 1,
-                    lost => lost.unwrap_or(1),
+                    Some(lost) => lost,
+                    // Nothing known of what came before the first batch: as many as there were blocks, at the most.
+                    None if position == here.0 => u64::from(block - here.1).max(1),
+                    None => 2,
                 };
                 self.find(here, verdict, Vec::new(), lost, detail);
                 self.skip_to(&header);
@@ -486,7 +487,7 @@ impl<'a> Walk<'a> {
     ) {
         let segment = self.files.get(here.0).map_or(0, |file| file.number);
         if lost > 0 {
-            self.lose(lost);
+            self.lose(self.expected.unwrap_or(0), lost);
         }
         self.findings.push(Finding {
             segment,

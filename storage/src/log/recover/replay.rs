@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::LostRecord;
-use crate::format::{BatchHeader, CheckpointState, Kind, NO_TERM, Row, RowState, Tag};
+use crate::format::{BatchHeader, CheckpointState, Kind, NO_TERM, Row, RowState, Tag, flags};
 use crate::log::group::{GroupLog, Place, Slot, Vote};
 use crate::types::{GroupId, LogPoint};
 
@@ -22,6 +22,18 @@ pub(super) struct Replay {
     votes: BTreeMap<GroupId, VoteCopies>,
     /// The segment of the last batch.
     segment: Option<u32>,
+    lost: Lost,
+}
+
+/// Batches that have been lost together with their tables.
+#[derive(Default)]
+struct Lost {
+    any: bool,
+    /// Two in a row, somewhere.
+    pair: bool,
+    /// The number after the last one, and how many in a row ended there.
+    next: u64,
+    run: u64,
 }
 
 #[derive(Default)]
@@ -55,7 +67,7 @@ impl Replay {
                 }
                 Kind::Vote => self.vote(row.group, row.index, payload),
                 Kind::Truncate => {
-                    let log = self.groups.entry(row.group).or_default();
+                    let log = self.group(row.group);
                     let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
                     log.truncate(kept);
                     if let Some(kept) = kept {
@@ -64,9 +76,9 @@ impl Replay {
                     log.tail_unknown = false;
                 }
                 Kind::Purge => {
-                    self.groups.entry(row.group).or_default().purge(row.point());
+                    self.group(row.group).purge(row.point());
                 }
-                Kind::Committed => self.groups.entry(row.group).or_default().committed = Some(row.point()),
+                Kind::Committed => self.group(row.group).committed = Some(row.point()),
                 Kind::Checkpoint => {
                     if let Some(state) = payload.and_then(CheckpointState::decode) {
                         self.checkpoint(row.group, &state);
@@ -75,10 +87,15 @@ impl Replay {
                 Kind::Cut => {}
             }
         }
+        if header.flags & flags::FIRST != 0 && rows.iter().all(|(_, state)| *state == RowState::Intact) {
+            // Every group that there was has been named.
+            self.lost.any = false;
+            self.lost.pair = false;
+        }
     }
 
     fn entry(&mut self, row: &Row, slot: Slot) {
-        let log = self.groups.entry(row.group).or_default();
+        let log = self.group(row.group);
         log.tail_unknown = false;
         match row.index.checked_sub(1) {
             Some(before) => follow(log, before, row.previous_term),
@@ -88,18 +105,19 @@ impl Replay {
     }
 
     fn vote(&mut self, group: GroupId, sequence: u64, payload: Option<&[u8]>) {
-        let copies = self.votes.entry(group).or_default();
-        let log = self.groups.entry(group).or_default();
-        copies.newest_named = copies.newest_named.max(sequence);
-        let Some(payload) = payload else { return };
-        if sequence > log.vote.sequence {
+        let log = self.group(group);
+        let is_newer = payload.is_some() && sequence > log.vote.sequence;
+        if let Some(payload) = payload.filter(|_| is_newer) {
             log.vote = Vote { sequence, bytes: Some(Bytes::copy_from_slice(payload)) };
             log.vote_lost = false;
+        }
+        let is_newest = payload.is_some() && sequence == log.vote.sequence;
+        let copies = self.votes.entry(group).or_default();
+        copies.newest_named = copies.newest_named.max(sequence);
+        if is_newer {
             copies.intact = 0;
         }
-        if sequence == log.vote.sequence {
-            copies.intact += 1;
-        }
+        copies.intact += u32::from(is_newest);
     }
 
     /// Takes in the intact votes of a batch that is not accepted, and nothing else of it.
@@ -141,13 +159,29 @@ impl Replay {
         }
     }
 
-    /// Batches have been lost together with their tables.
-    pub(super) fn lost_batches(&mut self, count: u64) {
+    /// Batches have been lost together with their tables: so many, from this number on.
+    pub(super) fn lost_batches(&mut self, first: u64, count: u64) {
+        self.lost.run = if self.lost.next == first { self.lost.run.saturating_add(count) } else { count };
+        self.lost.next = first.saturating_add(count);
+        // The copies of a vote are in two batches that follow each other: one lost batch cannot hold both.
+        let pair = self.lost.run >= 2;
+        self.lost.any = true;
+        self.lost.pair |= pair;
         for log in self.groups.values_mut() {
             log.tail_unknown = true;
-            // The copies of a vote are in two batches that follow each other: one lost batch cannot hold both.
-            log.vote_lost |= count >= 2;
+            log.vote_lost |= pair;
         }
+    }
+
+    /// A group that a record names. What came before its first record may have been lost.
+    fn group(&mut self, group: GroupId) -> &mut GroupLog {
+        let lost = &self.lost;
+        self.groups.entry(group).or_insert_with(|| {
+            let mut log = GroupLog::default();
+            log.tail_unknown = lost.any;
+            log.vote_lost = lost.pair;
+            log
+        })
     }
 
     /// Ends the replay: what is lost of each group, and the votes of which the last segment holds less than two copies.
