@@ -7,4 +7,5 @@ mod crash;
 mod damage;
 mod golden;
 mod harness;
+mod oracle;
 mod verdicts;

@@ -1,0 +1,238 @@
+//! What a group's log may hold after a crash, judged by what was asked of it and what was acknowledged.
+//!
+//! Invariant: calls of one group are durable in their order, so that an acknowledged call vouches for all before it; of
+//! those after it any prefix may have come through, and of an append any prefix of its records.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tercet_storage::{GroupId, GroupState, LogPoint, LogRecord};
+
+/// A call that changes a group's log.
+#[derive(Debug, Clone)]
+pub(super) enum Op {
+    Append(Vec<LogRecord>),
+    Truncate(Option<LogPoint>),
+    Purge(LogPoint),
+}
+
+/// What a group's log holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) entries: Vec<LogRecord>,
+    pub(super) purged: Option<LogPoint>,
+}
+
+impl Held {
+    pub(super) fn last(&self) -> Option<LogPoint> {
+        self.entries.last().map(LogRecord::point).or(self.purged)
+    }
+
+    pub(super) fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Append(records) => self.entries.extend(records.iter().cloned()),
+            Op::Truncate(kept) => {
+                self.entries.retain(|entry| kept.is_some_and(|kept| entry.index <= kept.index));
+            }
+            Op::Purge(upto) => {
+                self.entries.retain(|entry| entry.index > upto.index);
+                self.purged = Some(*upto);
+            }
+        }
+    }
+
+    fn points(&self) -> Vec<String> {
+        self.entries.iter().map(|entry| entry.point().to_string()).collect()
+    }
+}
+
+/// What was asked of one group and what of it is acknowledged.
+#[derive(Debug, Clone, Default)]
+struct Asked {
+    /// What the acknowledged calls have made of the log.
+    base: Held,
+    /// Calls since, by number.
+    ops: Vec<(u64, Op)>,
+    /// The newest acknowledged vote.
+    vote: Option<Bytes>,
+    /// Votes since, by the call's number.
+    votes: Vec<(u64, Bytes)>,
+    /// Every point that was reported as committed.
+    committed: Vec<LogPoint>,
+}
+
+/// What was asked of the log.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Model {
+    groups: BTreeMap<GroupId, Asked>,
+    /// Which group a call that is not acknowledged belongs to.
+    open_calls: BTreeMap<u64, GroupId>,
+}
+
+impl Model {
+    pub(super) fn asked(&mut self, number: u64, group: GroupId, op: Op) {
+        self.open_calls.insert(number, group);
+        self.groups.entry(group).or_default().ops.push((number, op));
+    }
+
+    pub(super) fn asked_vote(&mut self, number: u64, group: GroupId, vote: Bytes) {
+        self.open_calls.insert(number, group);
+        self.groups.entry(group).or_default().votes.push((number, vote));
+    }
+
+    pub(super) fn asked_committed(&mut self, group: GroupId, committed: LogPoint) {
+        self.groups.entry(group).or_default().committed.push(committed);
+    }
+
+    pub(super) fn acknowledged(&mut self, number: u64) {
+        let Some(asked) = self.open_calls.remove(&number).and_then(|group| self.groups.get_mut(&group))
+        else {
+            return;
+        };
+        if let Some(at) = asked.ops.iter().position(|(open, _)| *open == number) {
+            for (_, op) in asked.ops.drain(..=at) {
+                asked.base.apply(&op);
+            }
+        }
+        if let Some(at) = asked.votes.iter().position(|(open, _)| *open == number) {
+            asked.vote = asked.votes.drain(..=at).next_back().map(|(_, vote)| vote);
+        }
+    }
+
+    /// A crash has decided what became of the calls in flight: this is what the group holds from now on.
+    pub(super) fn settle(&mut self, group: GroupId, state: &GroupState, held: Held) {
+        let asked = self.groups.entry(group).or_default();
+        *asked = Asked {
+            base: held,
+            vote: state.vote.clone(),
+            committed: state.committed.into_iter().collect(),
+            ..Asked::default()
+        };
+        self.open_calls.retain(|_, of| *of != group);
+    }
+
+    /// The votes that must be there after damage to a single block, and what else may be.
+    pub(super) fn vote_fits(&self, group: GroupId, vote: Option<&Bytes>) -> Result<(), String> {
+        let Some(asked) = self.groups.get(&group) else {
+            return vote.map_or(Ok(()), |vote| Err(format!("group {group}: {vote:?} was never asked for")));
+        };
+        if vote == asked.vote.as_ref() || asked.votes.iter().any(|(_, open)| Some(open) == vote) {
+            return Ok(());
+        }
+        Err(format!(
+            "group {group}: vote {vote:?}; {:?} was acknowledged, {:?} are in flight",
+            asked.vote, asked.votes
+        ))
+    }
+
+    /// Whether a recovered group is what the acknowledged calls made of it, or what some of those in flight did.
+    pub(super) fn check(&self, group: GroupId, state: &GroupState, held: &Held) -> Result<(), String> {
+        self.vote_fits(group, state.vote.as_ref())?;
+        let Some(asked) = self.groups.get(&group) else {
+            return if *held == Held::default() {
+                Ok(())
+            } else {
+                Err(format!("group {group}: nothing was asked, {held:?} is held"))
+            };
+        };
+        if state.committed.is_some_and(|committed| !asked.committed.contains(&committed)) {
+            return Err(format!("group {group}: committed {:?} was never reported", state.committed));
+        }
+        if asked.reaches(held) { Ok(()) } else { Err(asked.describe(group, held)) }
+    }
+}
+
+impl Asked {
+    fn reaches(&self, held: &Held) -> bool {
+        let mut candidate = self.base.clone();
+        for (_, op) in &self.ops {
+            if candidate == *held {
+                return true;
+            }
+            if let Op::Append(records) = op {
+                let mut partial = candidate.clone();
+                for record in records {
+                    partial.entries.push(record.clone());
+                    if partial == *held {
+                        return true;
+                    }
+                }
+            }
+            candidate.apply(op);
+        }
+        candidate == *held
+    }
+
+    fn describe(&self, group: GroupId, held: &Held) -> String {
+        let mut lines = vec![
+            format!("group {group}: holds {:?} purged {:?}", held.points(), held.purged),
+            format!("acknowledged: {:?} purged {:?}", self.base.points(), self.base.purged),
+        ];
+        lines.extend(self.ops.iter().map(|(number, op)| match op {
+            Op::Append(records) => {
+                let points: Vec<String> = records.iter().map(|record| record.point().to_string()).collect();
+                format!("in flight, call {number}: append {}", points.join(" "))
+            }
+            Op::Truncate(kept) => format!("in flight, call {number}: truncate after {kept:?}"),
+            Op::Purge(upto) => format!("in flight, call {number}: purge up to {upto}"),
+        }));
+        lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{point, records};
+
+    fn state(vote: Option<&'static str>) -> GroupState {
+        GroupState { vote: vote.map(|vote| Bytes::from_static(vote.as_bytes())), ..GroupState::default() }
+    }
+
+    fn holding(range: std::ops::Range<u64>) -> Held {
+        Held { entries: records(range, 1, 10), purged: None }
+    }
+
+    /// The model itself: it must refuse what a wrong log would hold.
+    #[test]
+    fn forged_outcomes_are_refused() {
+        let mut model = Model::default();
+        model.asked(1, 7, Op::Append(records(1..4, 1, 10)));
+        model.asked(2, 7, Op::Truncate(Some(point(2, 1))));
+        model.asked(3, 7, Op::Append(records(3..5, 1, 10)));
+        model.asked_vote(4, 7, Bytes::from_static(b"one"));
+        model.asked_vote(5, 7, Bytes::from_static(b"two"));
+        for end in 1..5 {
+            assert_eq!(
+                model.check(7, &state(None), &holding(1..end)),
+                Ok(()),
+                "a prefix, nothing acknowledged"
+            );
+        }
+        model.acknowledged(2);
+        model.acknowledged(4);
+        assert_eq!(model.check(7, &state(Some("one")), &holding(1..3)), Ok(()));
+        assert_eq!(model.check(7, &state(Some("two")), &holding(1..5)), Ok(()));
+        assert!(model.check(7, &state(None), &holding(1..3)).is_err(), "an acknowledged vote is gone");
+        assert!(model.check(7, &state(Some("three")), &holding(1..3)).is_err(), "a vote from nowhere");
+        assert!(
+            model.check(7, &state(Some("one")), &holding(1..2)).is_err(),
+            "an acknowledged entry is gone"
+        );
+        assert!(model.check(7, &state(Some("one")), &holding(2..3)).is_err(), "the front is gone");
+        assert!(model.check(7, &state(Some("one")), &holding(1..6)).is_err(), "entries from nowhere");
+        let mut changed = holding(1..3);
+        changed.entries[1].payload = Bytes::from_static(b"other");
+        assert!(model.check(7, &state(Some("one")), &changed).is_err(), "other bytes");
+        let purged = Held { purged: Some(point(1, 1)), ..holding(2..3) };
+        assert!(model.check(7, &state(Some("one")), &purged).is_err(), "a purge that nobody asked for");
+        let committed = GroupState { committed: Some(point(2, 1)), ..state(Some("one")) };
+        assert!(
+            model.check(7, &committed, &holding(1..3)).is_err(),
+            "a committed point that nobody reported"
+        );
+        model.asked_committed(7, point(2, 1));
+        assert_eq!(model.check(7, &committed, &holding(1..3)), Ok(()));
+        assert!(model.check(8, &state(None), &holding(1..2)).is_err(), "a group from nowhere");
+    }
+}
