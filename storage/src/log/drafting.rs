@@ -10,7 +10,7 @@ use super::committer::{Committer, Next};
 use super::draft::Draft;
 use super::group::{Place, Slot};
 use super::shared::{QueuedEntry, State, VoteWork, Work};
-use crate::format::{BLOCK_BYTES, CutRecord, Kind, Row, Tag};
+use crate::format::{BLOCK_BYTES, CheckpointState, CutRecord, Kind, Row, Tag};
 use crate::types::{GroupId, LogPoint};
 
 impl Committer {
@@ -139,7 +139,7 @@ impl Committer {
             };
             match rest {
                 Work::Truncate { group, kept, released, dones } if fits => {
-                    draft.push_truncation(group, kept);
+                    draft.push_truncation(group, self.kept_here(draft, group, kept));
                     draft.released.push(released);
                     draft.dones.extend(dones);
                 }
@@ -156,6 +156,20 @@ impl Committer {
         }
         let stuck = !state.queue.is_empty() || !self.second_copies.is_empty() || !state.votes.is_empty();
         draft.is_empty() && stuck && !self.fits_after_announcing(state) && self.roll(state)
+    }
+
+    /// What a truncation keeps at this place of the log: a later one may have taken entries out of the queue that this one
+    /// was to keep, and a record must not name what was never written.
+    fn kept_here(&self, draft: &Draft, group: GroupId, kept: Option<LogPoint>) -> Option<LogPoint> {
+        let mut here = self.written.get(&group).cloned().unwrap_or_default();
+        for row in draft.rows.iter().filter(|row| row.group == group) {
+            move_points(&mut here, row);
+        }
+        match (kept, here.last) {
+            (Some(kept), Some(last)) if kept.index > last.index => Some(last),
+            (Some(_), None) => None,
+            _ => kept,
+        }
     }
 
     /// Takes entries as long as they fit; says whether all of them did.
@@ -219,20 +233,11 @@ impl Committer {
                 continue;
             }
             let written = self.written.entry(row.group).or_default();
+            move_points(written, row);
             match row.kind {
-                Kind::Entry => written.last = Some(row.point()),
                 Kind::Truncate => {
-                    let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
-                    written.last = kept.or(written.purged);
-                    written.truncation = Some(kept);
                     if let Some(log) = state.groups.get_mut(&row.group) {
                         log.queued_truncations.pop_front();
-                    }
-                }
-                Kind::Purge => {
-                    written.purged = Some(row.point());
-                    if written.last.is_none_or(|last| last.index < row.index) {
-                        written.last = Some(row.point());
                     }
                 }
                 Kind::Committed => written.committed = Some(row.point()),
@@ -241,7 +246,7 @@ impl Committer {
                     written.vote = Some(payload.clone());
                     written.vote_lost = false;
                 }
-                Kind::Vote | Kind::Repair | Kind::Checkpoint | Kind::Cut => {}
+                _ => {}
             }
         }
         let number = self.head.last_number + 1;
@@ -251,5 +256,24 @@ impl Committer {
                 log.mark(number, last);
             }
         }
+    }
+}
+
+/// What a record does to the ends of its group's log.
+fn move_points(state: &mut CheckpointState, row: &Row) {
+    match row.kind {
+        Kind::Entry => state.last = Some(row.point()),
+        Kind::Truncate => {
+            let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
+            state.last = kept.or(state.purged);
+            state.truncation = Some(kept);
+        }
+        Kind::Purge => {
+            state.purged = Some(row.point());
+            if state.last.is_none_or(|last| last.index < row.index) {
+                state.last = Some(row.point());
+            }
+        }
+        _ => {}
     }
 }
