@@ -155,7 +155,12 @@ impl<'a> Walk<'a> {
                         continue;
                     }
                     Place::Foreign(header) if block == 0 => foreign = foreign.or(Some(header.store)),
-                    Place::Misplaced(_) => ours = true,
+                    // A cut is true wherever the batch lies that names it.
+                    Place::Misplaced(header) => {
+                        ours = true;
+                        let batch = self.reader.whole(file, block, *header)?;
+                        self.add_cuts(&batch);
+                    }
                     _ => {}
                 }
                 block += 1;
@@ -304,7 +309,7 @@ impl<'a> Walk<'a> {
                 cuts.iter().filter(|cut| cut.segment == segment).map(|cut| cut.block).min()
             };
             let survey = Survey::take(&mut self.reader, self.files, (position, block), self.store, &void)?;
-            self.durable_mark = self.durable_mark.max(survey.durable_mark());
+            self.durable_mark = self.durable_mark.max(survey.durable_mark);
             self.survey = Some(survey);
         }
         if let Some(survey) = &mut self.survey {

@@ -139,6 +139,16 @@ impl<'a> Reader<'a> {
             Ok(header) => header,
             Err(place) => return Ok(place),
         };
+        Ok(Place::Batch(Box::new(self.whole(file, block, header)?)))
+    }
+
+    /// The batch to a header that was found at a block.
+    pub(super) fn whole(
+        &mut self,
+        file: &SegmentFile,
+        block: u32,
+        header: BatchHeader,
+    ) -> Result<PlacedBatch, DiskError> {
         let blocks = self.blocks(file, block, header.blocks)?;
         let mut body = read_batch(&header, blocks.bytes);
         let has_bad_blocks = blocks.bad.contains(&true);
@@ -151,7 +161,7 @@ impl<'a> Reader<'a> {
             }
         }
         let bytes = blocks.bytes.to_vec();
-        Ok(Place::Batch(Box::new(PlacedBatch { header, body, has_bad_blocks, bytes })))
+        Ok(PlacedBatch { header, body, has_bad_blocks, bytes })
     }
 
     /// The header at a block if it belongs there, else what is there.
@@ -190,6 +200,8 @@ pub(super) struct Survey {
     pub(super) unreadable: Vec<(usize, u32)>,
     /// The last block of everything that is not zero, in order.
     used: Vec<(usize, u32)>,
+    /// The highest durable mark that any header of ours states, wherever it lies: it is true even there.
+    pub(super) durable_mark: u64,
 }
 
 impl Survey {
@@ -201,8 +213,13 @@ impl Survey {
         store: StoreId,
         void_from: &dyn Fn(u32) -> Option<u32>,
     ) -> Result<Survey, LogError> {
-        let mut survey =
-            Survey { headers: Vec::new(), misplaced: Vec::new(), unreadable: Vec::new(), used: Vec::new() };
+        let mut survey = Survey {
+            headers: Vec::new(),
+            misplaced: Vec::new(),
+            unreadable: Vec::new(),
+            used: Vec::new(),
+            durable_mark: 0,
+        };
         for (position, file) in files.iter().enumerate().skip(from.0) {
             let mut block = if position == from.0 { from.1 } else { 0 };
             let end = file_blocks(file).min(void_from(file.number).unwrap_or(u32::MAX));
@@ -211,12 +228,19 @@ impl Survey {
                 match reader.header(file, block, store)? {
                     Ok(header) => {
                         step = header.blocks.max(1);
+                        for inner in block + 1..(block + step).min(end) {
+                            if let Err(other) = reader.header(file, inner, store)? {
+                                survey.mark(&other);
+                            }
+                        }
+                        survey.durable_mark = survey.durable_mark.max(header.durable_mark);
                         survey.used.push((position, (block + step - 1).min(end - 1)));
                         survey.headers.push((position, block, header));
                     }
                     Err(Place::Zero) => {}
                     Err(other) => {
                         survey.used.push((position, block));
+                        survey.mark(&other);
                         match other {
                             Place::Misplaced(_) => survey.misplaced.push((position, block)),
                             Place::Unreadable => survey.unreadable.push((position, block)),
@@ -258,8 +282,10 @@ impl Survey {
             .find(|(position, block, header)| (*position, *block) >= place && header.number >= number)
     }
 
-    /// The highest durable mark that any of the headers states.
-    pub(super) fn durable_mark(&self) -> u64 {
-        self.headers.iter().map(|(_, _, header)| header.durable_mark).max().unwrap_or(0)
+    /// Takes the durable mark of a header that lies where it does not belong.
+    fn mark(&mut self, place: &Place) {
+        if let Place::Misplaced(header) = place {
+            self.durable_mark = self.durable_mark.max(header.durable_mark);
+        }
     }
 }
