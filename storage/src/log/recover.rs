@@ -265,8 +265,8 @@ fn start(
     store: StoreId,
     walked: Walked,
 ) -> Result<(Arc<Shared>, Committer), LogError> {
-    if let Some(segment) = walked.sync {
-        disk.sync(segment)?;
+    for segment in &walked.sync {
+        disk.sync(*segment)?;
     }
     for segment in &walked.discard {
         disk.remove(*segment)?;
@@ -382,7 +382,7 @@ impl Walked {
             spare: None,
             discard: Vec::new(),
             kept: Vec::new(),
-            sync: None,
+            sync: Vec::new(),
             last_number: 0,
             last_crc: 0,
             last_is_idle: false,

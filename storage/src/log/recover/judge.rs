@@ -43,8 +43,9 @@ pub(crate) struct Walked {
     pub(crate) discard: Vec<u32>,
     /// Segments that stay.
     pub(crate) kept: Vec<u32>,
-    /// The segment whose last batches may be in a cache only.
-    pub(crate) sync: Option<u32>,
+    /// The segments that may be in a cache only: of the last batches and, so that it does not look empty beside the segment
+    /// that comes after it, the one that is cut.
+    pub(crate) sync: Vec<u32>,
     pub(crate) last_number: u64,
     pub(crate) last_crc: u32,
     pub(crate) last_is_idle: bool,
@@ -565,6 +566,8 @@ impl<'a> Walk<'a> {
                 void.iter().map(|segment| CutRecord { segment: *segment, block: 0, ..*cut })
             }));
         let (quarantined, thin_votes) = self.replay.finish();
+        let mut sync: Vec<u32> = self.last_segment.into_iter().chain(cut.map(|cut| cut.segment)).collect();
+        sync.dedup();
         let last = self.last.as_ref();
         Ok(Walked {
             groups: self.replay.groups,
@@ -579,7 +582,7 @@ impl<'a> Walk<'a> {
             spare,
             discard,
             kept,
-            sync: self.last_segment,
+            sync,
             last_number: self.expected.unwrap_or(1).saturating_sub(1),
             last_crc: self.last_crc.unwrap_or(0),
             last_is_idle: last.is_some_and(|last| last.flags & flags::IDLE != 0),
