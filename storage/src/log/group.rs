@@ -333,9 +333,9 @@ impl GroupLog {
         self.first = missing.index.saturating_add(1);
     }
 
-    /// Recovery: entries after the committed point may have been replaced in a batch that is lost.
-    pub(crate) fn suspect_uncommitted(&mut self) {
-        let from = self.committed.map_or(self.first, |committed| committed.index.saturating_add(1));
+    /// Recovery: entries after what was committed before a batch was lost may have been replaced in it.
+    pub(crate) fn suspect_after(&mut self, committed: Option<LogPoint>) {
+        let from = committed.map_or(self.first, |committed| committed.index.saturating_add(1));
         let from = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
         for slot in self.slots.iter_mut().skip(from) {
             slot.place = Place::Faulty;

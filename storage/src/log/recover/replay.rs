@@ -23,6 +23,8 @@ pub(super) struct Replay {
     /// The segment of the last batch.
     segment: Option<u32>,
     lost: Lost,
+    /// What each group had committed when batches were lost; until something vouches for the group again.
+    trusted: BTreeMap<GroupId, Option<LogPoint>>,
 }
 
 /// Batches that have been lost together with their tables.
@@ -67,13 +69,12 @@ impl Replay {
                 }
                 Kind::Vote => self.vote(row.group, row.index, payload),
                 Kind::Truncate => {
-                    let log = self.group(row.group);
                     let kept = (row.tag == Tag::KEEPS_POINT).then(|| row.point());
-                    log.truncate(kept);
+                    self.group(row.group).truncate(kept);
                     if let Some(kept) = kept {
-                        follow(log, kept.index, kept.term);
+                        self.follow(row.group, kept.index, kept.term);
                     }
-                    log.tail_unknown = false;
+                    self.vouched(row.group);
                 }
                 Kind::Purge => {
                     self.group(row.group).purge(row.point());
@@ -95,13 +96,12 @@ impl Replay {
     }
 
     fn entry(&mut self, row: &Row, slot: Slot) {
-        let log = self.group(row.group);
-        log.tail_unknown = false;
         match row.index.checked_sub(1) {
-            Some(before) => follow(log, before, row.previous_term),
-            None => follow(log, 0, NO_TERM),
+            Some(before) => self.follow(row.group, before, row.previous_term),
+            None => self.follow(row.group, 0, NO_TERM),
         }
-        log.push(row.index, row.term, row.leader, slot);
+        self.vouched(row.group);
+        self.group(row.group).push(row.index, row.term, row.leader, slot);
     }
 
     fn vote(&mut self, group: GroupId, sequence: u64, payload: Option<&[u8]>) {
@@ -138,11 +138,13 @@ impl Replay {
                     self.votes.insert(group, VoteCopies { intact: 1, newest_named: state.vote_sequence });
                 }
             }
-            Some(log) => {
+            Some(_) => {
                 match state.last {
-                    Some(last) => follow(log, last.index, last.term),
-                    None => follow(log, 0, NO_TERM),
+                    Some(last) => self.follow(group, last.index, last.term),
+                    None => self.follow(group, 0, NO_TERM),
                 }
+                self.vouched(group);
+                let log = self.group(group);
                 if let Some(purged) =
                     state.purged.filter(|purged| log.purged.is_none_or(|held| held.index < purged.index))
                 {
@@ -167,15 +169,34 @@ impl Replay {
         let pair = self.lost.run >= 2;
         self.lost.any = true;
         self.lost.pair |= pair;
-        for log in self.groups.values_mut() {
+        for (group, log) in &mut self.groups {
+            self.trusted.entry(*group).or_insert(log.committed);
             log.tail_unknown = true;
             log.vote_lost |= pair;
         }
     }
 
+    /// Something says how the group's log ends here.
+    fn vouched(&mut self, group: GroupId) {
+        self.trusted.remove(&group);
+        self.group(group).tail_unknown = false;
+    }
+
+    /// Makes the log end at this index with this term. What was committed after a loss says nothing of what is held from
+    /// before it.
+    fn follow(&mut self, group: GroupId, before: u64, term: u64) {
+        let trusted = self.trusted.get(&group).copied();
+        let log = self.group(group);
+        let trusted = trusted.unwrap_or(log.committed);
+        follow(log, before, term, trusted);
+    }
+
     /// A group that a record names. What came before its first record may have been lost.
     fn group(&mut self, group: GroupId) -> &mut GroupLog {
         let lost = &self.lost;
+        if lost.any && !self.groups.contains_key(&group) {
+            self.trusted.insert(group, None);
+        }
         self.groups.entry(group).or_insert_with(|| {
             let mut log = GroupLog::default();
             log.tail_unknown = lost.any;
@@ -233,7 +254,7 @@ fn slot(header: &BatchHeader, row: &Row, intact: bool) -> Slot {
 /// Makes the log end at `before`, of the given term (`NO_TERM`: it must be empty there), whatever that takes: what it
 /// holds beyond was truncated in a batch that is lost, what it lacks is missing, and where the terms differ, entries have
 /// been replaced.
-fn follow(log: &mut GroupLog, before: u64, term: u64) {
+fn follow(log: &mut GroupLog, before: u64, term: u64, trusted: Option<LogPoint>) {
     if term == NO_TERM {
         if log.last().is_some() {
             log.truncate(None);
@@ -250,12 +271,12 @@ fn follow(log: &mut GroupLog, before: u64, term: u64) {
                 log.truncate(Some(kept.unwrap_or(expected)));
             }
             if log.last() != Some(expected) {
-                log.suspect_uncommitted();
+                log.suspect_after(trusted);
                 replace_last(log, expected);
             }
         }
         Some(last) => {
-            log.suspect_uncommitted();
+            log.suspect_after(trusted);
             if before - last.index > HOLE_ENTRIES {
                 return log.begin_after(expected);
             }
