@@ -1,7 +1,8 @@
 //! What a group's log may hold after a crash, judged by what was asked of it and what was acknowledged.
 //!
 //! Invariant: calls of one group are durable in their order, so that an acknowledged call vouches for all before it; of
-//! those after it any prefix may have come through, and of an append any prefix of its records.
+//! those after it any prefix may have come through, and of an append any prefix of its records. One exception: entries
+//! that a truncation takes out of the queue are never written, and their append is acknowledged with the truncation.
 
 use std::collections::BTreeMap;
 
@@ -53,6 +54,8 @@ struct Asked {
     base: Held,
     /// Calls since, by number.
     ops: Vec<(u64, Op)>,
+    /// How many of them something acknowledged vouches for.
+    needed: usize,
     /// The newest acknowledged vote.
     vote: Option<Bytes>,
     /// Votes since, by the call's number.
@@ -90,8 +93,13 @@ impl Model {
             return;
         };
         if let Some(at) = asked.ops.iter().position(|(open, _)| *open == number) {
-            for (_, op) in asked.ops.drain(..=at) {
-                asked.base.apply(&op);
+            asked.needed = asked.needed.max(at + 1);
+            // What a truncation may have taken out of the queue stays until that is acknowledged.
+            if asked.droppable(asked.needed) == 0 {
+                for (_, op) in asked.ops.drain(..asked.needed) {
+                    asked.base.apply(&op);
+                }
+                asked.needed = 0;
             }
         }
         if let Some(at) = asked.votes.iter().position(|(open, _)| *open == number) {
@@ -143,38 +151,77 @@ impl Model {
 }
 
 impl Asked {
-    fn reaches(&self, held: &Held) -> bool {
-        let mut candidate = self.base.clone();
-        for (_, op) in &self.ops {
-            if candidate == *held {
-                return true;
+    /// How many entries of the first `count` calls a later truncation may have taken out of the queue.
+    fn droppable(&self, count: usize) -> usize {
+        self.ops[..count].iter().map(|(_, op)| self.dropped(count, op)).sum()
+    }
+
+    /// How many entries of a call those are.
+    fn dropped(&self, count: usize, op: &Op) -> usize {
+        let Op::Append(records) = op else { return 0 };
+        let is_dropped = |record: &&LogRecord| {
+            self.ops[count..].iter().any(|(_, later)| match later {
+                Op::Truncate(kept) => kept.is_none_or(|kept| kept.index < record.index),
+                _ => false,
+            })
+        };
+        records.iter().filter(is_dropped).count()
+    }
+
+    /// What the first calls have made of the log, if so many of the droppable entries have been written.
+    fn after(&self, count: usize, mut written: usize) -> Held {
+        let mut held = self.base.clone();
+        for (_, op) in &self.ops[..count] {
+            let dropped = self.dropped(count, op);
+            match op {
+                Op::Append(records) if dropped > 0 => {
+                    let kept = written.min(dropped);
+                    written -= kept;
+                    held.entries.extend(records[..records.len() - dropped + kept].iter().cloned());
+                }
+                op => held.apply(op),
             }
-            if let Op::Append(records) = op {
-                let mut partial = candidate.clone();
-                for record in records {
-                    partial.entries.push(record.clone());
-                    if partial == *held {
-                        return true;
+        }
+        held
+    }
+
+    fn reaches(&self, held: &Held) -> bool {
+        for count in self.needed..=self.ops.len() {
+            for written in 0..=self.droppable(count) {
+                let mut candidate = self.after(count, written);
+                if candidate == *held {
+                    return true;
+                }
+                if let Some((_, Op::Append(records))) = self.ops.get(count) {
+                    for record in records {
+                        candidate.entries.push(record.clone());
+                        if candidate == *held {
+                            return true;
+                        }
                     }
                 }
             }
-            candidate.apply(op);
         }
-        candidate == *held
+        false
     }
 
     fn describe(&self, group: GroupId, held: &Held) -> String {
         let mut lines = vec![
             format!("group {group}: holds {:?} purged {:?}", held.points(), held.purged),
-            format!("acknowledged: {:?} purged {:?}", self.base.points(), self.base.purged),
+            format!(
+                "acknowledged, and {} calls since: {:?} purged {:?}",
+                self.needed,
+                self.base.points(),
+                self.base.purged
+            ),
         ];
         lines.extend(self.ops.iter().map(|(number, op)| match op {
             Op::Append(records) => {
                 let points: Vec<String> = records.iter().map(|record| record.point().to_string()).collect();
-                format!("in flight, call {number}: append {}", points.join(" "))
+                format!("since, call {number}: append {}", points.join(" "))
             }
-            Op::Truncate(kept) => format!("in flight, call {number}: truncate after {kept:?}"),
-            Op::Purge(upto) => format!("in flight, call {number}: purge up to {upto}"),
+            Op::Truncate(kept) => format!("since, call {number}: truncate after {kept:?}"),
+            Op::Purge(upto) => format!("since, call {number}: purge up to {upto}"),
         }));
         lines.join("\n")
     }
