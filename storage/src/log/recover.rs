@@ -220,7 +220,9 @@ pub(crate) fn read(
         (None, true) => return Ok(None),
         (None, false) => match judge::first_store(disk, &files)? {
             Some(store) => store,
-            None => return Ok(None),
+            // A crash while the store was being made: its first segment is there, and nothing else.
+            None if judge::is_unbegun(disk, &files)? => return Ok(None),
+            None => options.store.unwrap_or_else(|| StoreId(rand::random())),
         },
     };
     let walked = Walk::new(disk, &files, store, options, observe)?.run()?;
@@ -248,12 +250,14 @@ pub(crate) fn open(
         }
     };
     let note = disk.read_note(STORE_NOTE)?;
-    if note.as_deref().and_then(parse_note) != Some(store) {
-        disk.write_note(STORE_NOTE, format!("{store}\n").as_bytes())?;
-    }
+    let is_noted = note.as_deref().and_then(parse_note) == Some(store);
     let mut report = walked.report(store);
     report.is_new = is_new;
-    let (shared, mut committer) = start(disk, options, store, walked)?;
+    let (shared, mut committer) = start(Arc::clone(&disk), options, store, walked)?;
+    // Only now that there is a segment: a note without any segment says that they are lost.
+    if !is_noted {
+        disk.write_note(STORE_NOTE, format!("{store}\n").as_bytes())?;
+    }
     settle(&shared, &mut committer)?;
     Ok((shared, committer, report))
 }

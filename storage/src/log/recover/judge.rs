@@ -106,6 +106,19 @@ pub(super) fn first_store(disk: &dyn Disk, files: &[SegmentFile]) -> Result<Opti
     Ok(None)
 }
 
+/// Whether the files are those of a store of which only the first segment has been made.
+pub(super) fn is_unbegun(disk: &dyn Disk, files: &[SegmentFile]) -> Result<bool, LogError> {
+    let [file] = files else { return Ok(false) };
+    let mut reader = Reader::new(disk);
+    for block in 0..file_blocks(file) {
+        let found = reader.blocks(file, block, 1)?;
+        if found.bad[0] || !is_zero(found.bytes) {
+            return Ok(false);
+        }
+    }
+    Ok(file.number == 1 && LogOptions::is_segment_length(file.bytes))
+}
+
 impl<'a> Walk<'a> {
     pub(super) fn new(
         disk: &'a dyn Disk,
@@ -195,6 +208,11 @@ impl<'a> Walk<'a> {
 
     pub(super) fn run(mut self) -> Result<Walked, LogError> {
         let (mut position, mut block) = (0, 0);
+        if self.files.is_empty() {
+            // A store has a segment before it has a note.
+            let rot = Verdict::ConfirmedRot(RotReason::SealedSegment);
+            self.find((0, 0), rot, Vec::new(), 2, "all segments are missing");
+        }
         loop {
             let Some(file) = self.files.get(position).copied() else {
                 return self.finish(position, 0, false);

@@ -267,6 +267,11 @@ impl Survey {
         self.used.is_empty()
     }
 
+    /// Whether a file holds nothing but zeros that can be read.
+    pub(super) fn is_empty(&self, position: usize) -> bool {
+        !self.used.iter().any(|(used, _)| *used == position)
+    }
+
     /// How many blocks of each file, counted from a place (or the file's start), reach up to its last block in use.
     pub(super) fn extents(&self, from: (usize, u32)) -> impl Iterator<Item = u32> + '_ {
         self.used.iter().map(move |(position, block)| {

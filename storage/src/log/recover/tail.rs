@@ -4,7 +4,7 @@
 //! more than one interrupted window of writes would be needed to explain is rot.
 
 use super::judge::{Step, Walk};
-use super::scan::Place;
+use super::scan::{Place, Survey};
 use super::{RotReason, Verdict};
 use crate::disk::SegmentFile;
 use crate::format::{BLOCK_BYTES, BatchHeader};
@@ -21,7 +21,7 @@ impl Walk<'_> {
         let Some(survey) = &self.survey else { return Step::Cut };
         let is_clean = survey.is_clean();
         let odd_size = self.files_of_odd_size(here.0);
-        let lost_segment = self.lost_segment_after(here).filter(|_| is_clean);
+        let lost_segment = self.lost_segment_after(here, survey);
         if let Some((position, block)) = survey.unreadable.first().copied() {
             let other = self.files.get(position).map_or(0, |file| file.number);
             let detail = format!("block {block} of segment {other} cannot be read");
@@ -64,14 +64,15 @@ impl Walk<'_> {
 
     /// Segments are made one after the other, each only when the one before it has begun. So behind the place where the
     /// log ends there is at most one more, and it is the next in number.
-    fn lost_segment_after(&self, here: (usize, u32)) -> Option<String> {
+    fn lost_segment_after(&self, here: (usize, u32), survey: &Survey) -> Option<String> {
         let numbers = self.files.iter().skip(here.0).map(|file| file.number);
         let mut pairs = numbers.clone().zip(numbers.skip(1));
         if let Some((one, _)) = pairs.find(|(one, two)| one.checked_add(1) != Some(*two)) {
             return Some(format!("segment {} is missing", one + 1));
         }
         let unstarted = if here.1 == 0 { here.0 } else { here.0 + 1 };
-        let empty = self.files.get(unstarted).filter(|_| unstarted + 1 < self.files.len())?;
+        let mut followed = unstarted..self.files.len().saturating_sub(1);
+        let empty = self.files.get(followed.find(|position| survey.is_empty(*position))?)?;
         Some(format!("segment {} is empty, but a later one has been made", empty.number))
     }
 
@@ -88,7 +89,12 @@ impl Walk<'_> {
 
     /// Whether what is not zero behind a place reaches farther than the last durable batch allowed to be in flight.
     fn exceeds_window(&self, here: (usize, u32)) -> bool {
-        let (Some(last), Some(survey)) = (&self.last, &self.survey) else { return false };
+        let Some(survey) = &self.survey else { return false };
+        let Some(last) = &self.last else {
+            // Only the very first batch, or, after a cut there, the first two of the next segment.
+            let is_first = self.files.first().is_some_and(|file| file.number == 1);
+            return !is_first || self.files.len() > 2 || survey.extents(here).any(|blocks| blocks > 2);
+        };
         survey.extents(here).any(|blocks| blocks > last.window_blocks)
             || survey.headers.len() > last.window_batches as usize
     }
