@@ -188,7 +188,8 @@ impl SegmentLog {
         Ok(())
     }
 
-    /// Notes how far the group has committed. Rides with the next batch, or the next idle one; nobody waits.
+    /// Notes how far the group has committed. Rides with the next batch, or the next idle one; nobody waits. What has been
+    /// committed must never be truncated or replaced: where a batch is lost, recovery believes the older entries up to here.
     pub fn save_committed(&self, group: GroupId, committed: LogPoint) -> Result<(), LogError> {
         let first = {
             let mut state = self.0.shared.lock();

@@ -28,7 +28,7 @@ mod replay;
 pub(super) mod scan;
 mod tail;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -225,7 +225,9 @@ pub(crate) fn read(
         (None, true) => return Ok(None),
         (None, false) => match judge::first_store(disk, &files)? {
             Some(store) => store,
-            None => return Ok(None),
+            // A crash while the store was being made: its first segment is there, and nothing else.
+            None if judge::is_unbegun(disk, &files)? => return Ok(None),
+            None => options.store.unwrap_or_else(|| StoreId(rand::random())),
         },
     };
     let walked = Walk::new(disk, &files, store, options, observe)?.run()?;
@@ -253,12 +255,14 @@ pub(crate) fn open(
         }
     };
     let note = disk.read_note(STORE_NOTE)?;
-    if note.as_deref().and_then(parse_note) != Some(store) {
-        disk.write_note(STORE_NOTE, format!("{store}\n").as_bytes())?;
-    }
+    let is_noted = note.as_deref().and_then(parse_note) == Some(store);
     let mut report = walked.report(store);
     report.is_new = is_new;
-    let (shared, mut committer) = start(disk, options, store, walked)?;
+    let (shared, mut committer) = start(Arc::clone(&disk), options, store, walked)?;
+    // Only now that there is a segment: a note without any segment says that they are lost.
+    if !is_noted {
+        disk.write_note(STORE_NOTE, format!("{store}\n").as_bytes())?;
+    }
     settle(&shared, &mut committer)?;
     Ok((shared, committer, report))
 }
@@ -270,8 +274,8 @@ fn start(
     store: StoreId,
     mut walked: Walked,
 ) -> Result<(Arc<Shared>, Committer), LogError> {
-    if let Some(segment) = walked.sync {
-        disk.sync(segment)?;
+    for segment in &walked.sync {
+        disk.sync(*segment)?;
     }
     for segment in &walked.discard {
         disk.remove(*segment)?;
@@ -292,10 +296,12 @@ fn start(
         .map(|(number, _)| *number)
         .collect();
     live.retain(|number, _| !leftover.contains(number));
-    let votes_to_repeat = votes_to_repeat(&walked);
+    // A segment that begins repeats everything by itself.
+    let (votes_to_repeat, votes) = if block > 0 { votes_to_repeat(&walked) } else { Default::default() };
     // What this recovery has found out must be stated in the log before anything is written that could pass for proof of the
     // contrary. A new segment begins with that anyway.
     let to_state = if block > 0 { statements(&walked) } else { Vec::new() };
+    let cuts_repeated = walked.cuts.is_empty() || (block > 0 && walked.cuts_repeated_in == Some(segment));
     let void = walked.cuts.iter().map(|cut| (cut.segment, cut.block)).collect();
     let head = Head {
         segment,
@@ -308,6 +314,8 @@ fn start(
         head,
         allowed: walked.window.unwrap_or(Window { batches: 1, blocks: u32::MAX }),
         written: walked.groups.iter().map(|(group, log)| (*group, log.checkpoint())).collect(),
+        cuts_repeated,
+        is_repeated: block > 0 && cuts_repeated && votes_to_repeat.is_empty() && votes.is_empty(),
         cuts: walked.cuts,
         oldest,
         doubt: walked.doubt,
@@ -319,6 +327,7 @@ fn start(
     let mut state = State::new(walked.groups, segments);
     state.doubt = walked.doubt;
     state.queue.extend(to_state);
+    state.votes = votes;
     let shared = Arc::new(Shared {
         disk,
         options,
@@ -395,14 +404,17 @@ fn statements(walked: &Walked) -> Vec<Work> {
     tails.chain(doubt.then_some(Work::Doubt { batches: walked.doubt, done: None })).collect()
 }
 
-fn votes_to_repeat(walked: &Walked) -> Vec<VoteWork> {
-    let single = walked.single_votes.iter();
-    single
-        .filter_map(|group| {
-            let vote = &walked.groups.get(group)?.vote;
-            Some(VoteWork { group: *group, sequence: vote.sequence, bytes: vote.bytes.clone()?, done: None })
-        })
-        .collect()
+/// Votes that stand once in the present segment, and votes that do not stand in it at all and are written like new ones.
+fn votes_to_repeat(walked: &Walked) -> (Vec<VoteWork>, VecDeque<VoteWork>) {
+    let work = |group: &GroupId| {
+        let vote = &walked.groups.get(group)?.vote;
+        Some(VoteWork { group: *group, sequence: vote.sequence, bytes: vote.bytes.clone()?, done: None })
+    };
+    let with = |copies: u32| walked.thin_votes.iter().filter(move |(_, found)| *found == copies);
+    (
+        with(1).filter_map(|(group, _)| work(group)).collect(),
+        with(0).filter_map(|(group, _)| work(group)).collect(),
+    )
 }
 
 /// Steps the log until nothing is left to be written.

@@ -9,6 +9,7 @@ mod full;
 mod golden;
 mod harness;
 mod mending;
+mod oracle;
 mod repair;
 mod scrub;
 mod verdicts;
