@@ -196,6 +196,11 @@ impl DiskError {
         DiskError::Io { operation, subject: subject.into(), errno, message: error.to_string() }
     }
 
+    /// Whether there is nothing to read: the segment is not there, or ends before.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, DiskError::NoSegment { .. } | DiskError::Io { operation: "read", errno: None, .. })
+    }
+
     /// Whether the medium could not be read (EIO).
     pub fn is_unreadable(&self) -> bool {
         matches!(self, DiskError::Io { errno, .. } if *errno == Some(rustix::io::Errno::IO.raw_os_error()))

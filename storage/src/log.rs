@@ -188,7 +188,8 @@ impl SegmentLog {
         Ok(())
     }
 
-    /// Notes how far the group has committed. Rides with the next batch, or the next idle one; nobody waits.
+    /// Notes how far the group has committed. Rides with the next batch, or the next idle one; nobody waits. What has been
+    /// committed must never be truncated or replaced: where a batch is lost, recovery believes the older entries up to here.
     pub fn save_committed(&self, group: GroupId, committed: LogPoint) -> Result<(), LogError> {
         let first = {
             let mut state = self.0.shared.lock();
@@ -276,7 +277,7 @@ impl SegmentLog {
             last_segment_room_bytes: state
                 .segments
                 .is_last()
-                .then(|| u64::from(state.entry_room_blocks(&self.0.shared.options)) * BLOCK_BYTES as u64),
+                .then(|| u64::from(state.entry_room_blocks(&self.0.shared.options, 0)) * BLOCK_BYTES as u64),
             ..state.counters.stats()
         }
     }

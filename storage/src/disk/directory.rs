@@ -253,7 +253,8 @@ impl Directory {
 
     /// See [`super::Disk::free_bytes`].
     pub(super) fn free_bytes(&self) -> Option<u64> {
-        let status = rustix::fs::fstatvfs(&self.handle).ok()?;
+        // Some file systems do not count their blocks.
+        let status = rustix::fs::fstatvfs(&self.handle).ok().filter(|status| status.f_blocks > 0)?;
         status.f_bavail.checked_mul(status.f_frsize)
     }
 

@@ -27,7 +27,7 @@ pub enum PowerLoss {
     LosesAll,
     /// Every write that had begun is there: what a killed process leaves behind.
     KeepsAll,
-    /// Each write is kept, lost, cut short or torn sector by sector, as the seed picks.
+    /// Each write is kept, lost, cut short at either end, or loses or keeps single sectors, as the seed picks.
     Tears,
 }
 
@@ -58,16 +58,23 @@ struct State {
     unreadable: Vec<(u32, u32)>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct SimFile {
-    durable: Vec<u8>,
+    /// Shared with the copies that losses of power make, until one of them changes it.
+    durable: Arc<Vec<u8>>,
     /// Written, not yet covered by an fdatasync; in the order of writing.
-    volatile: Vec<(usize, Vec<u8>)>,
+    volatile: Vec<(usize, Arc<Vec<u8>>)>,
 }
 
 struct Pending {
     write: SegmentWrite,
     written: bool,
+}
+
+impl Pending {
+    fn offset(&self) -> usize {
+        usize::try_from(self.write.offset).unwrap_or(usize::MAX)
+    }
 }
 
 impl SimDisk {
@@ -128,12 +135,12 @@ impl SimDisk {
     /// Lets a test damage the durable bytes of a segment in any way; a segment that is not there is made.
     pub fn damage(&self, segment: u32, how: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock();
-        how(&mut state.files.entry(segment).or_default().durable);
+        how(Arc::make_mut(&mut state.files.entry(segment).or_default().durable));
     }
 
     /// The durable bytes of a segment.
     pub fn image(&self, segment: u32) -> Option<Vec<u8>> {
-        self.lock().files.get(&segment).map(|file| file.durable.clone())
+        self.lock().files.get(&segment).map(|file| file.durable.to_vec())
     }
 
     /// Takes a segment's file away, as an accident would.
@@ -161,18 +168,41 @@ impl SimDisk {
             found.unreadable.clone_from(&state.unreadable);
             let mut rng = StdRng::seed_from_u64(seed);
             for (number, file) in &state.files {
-                let mut bytes = file.durable.clone();
+                let mut durable = Arc::clone(&file.durable);
                 let begun = state.pending.iter().filter(|op| op.write.segment == *number && !op.written);
                 for (offset, data) in &file.volatile {
-                    survive(&mut bytes, *offset, data, loss, &mut rng);
+                    survive(&mut durable, *offset, data, loss, &mut rng);
                 }
                 for op in begun {
-                    let offset = usize::try_from(op.write.offset).unwrap_or(usize::MAX);
                     // Handed to the device and perhaps half done when the power failed.
                     let loss = if loss == PowerLoss::KeepsAll { PowerLoss::Tears } else { loss };
-                    survive(&mut bytes, offset, op.write.buffer.as_slice(), loss, &mut rng);
+                    let data = op.write.buffer.as_slice();
+                    survive(&mut durable, op.offset(), data, loss, &mut rng);
                 }
-                found.files.insert(*number, SimFile { durable: bytes, volatile: Vec::new() });
+                found.files.insert(*number, SimFile { durable, volatile: Vec::new() });
+            }
+        }
+        after
+    }
+
+    /// The disk that is found after the process has been killed at this moment, the power staying on: what was written
+    /// is still volatile, and what had been handed in may or may not have been written. The present one is left as it is.
+    pub fn killed(&self, seed: u64) -> SimDisk {
+        let after = SimDisk::new(seed);
+        {
+            let state = self.lock();
+            let mut found = after.lock();
+            found.notes.clone_from(&state.notes);
+            found.capacity_bytes = state.capacity_bytes;
+            found.unreadable.clone_from(&state.unreadable);
+            found.files.clone_from(&state.files);
+            let mut rng = StdRng::seed_from_u64(seed);
+            for op in state.pending.iter().filter(|op| !op.written) {
+                if rng.random_bool(0.5)
+                    && let Some(file) = found.files.get_mut(&op.write.segment)
+                {
+                    file.volatile.push((op.offset(), Arc::new(op.write.buffer.as_slice().to_vec())));
+                }
             }
         }
         after
@@ -180,24 +210,27 @@ impl SimDisk {
 }
 
 /// Puts onto `bytes` what survives of one volatile write.
-fn survive(bytes: &mut [u8], offset: usize, data: &[u8], loss: PowerLoss, rng: &mut StdRng) {
+fn survive(bytes: &mut Arc<Vec<u8>>, offset: usize, data: &[u8], loss: PowerLoss, rng: &mut StdRng) {
     let sectors = data.len().div_ceil(SECTOR_BYTES);
     let fate = match loss {
         PowerLoss::LosesAll => 0,
         PowerLoss::KeepsAll => 1,
-        PowerLoss::Tears => rng.random_range(0..4_u8),
+        PowerLoss::Tears => rng.random_range(0..7_u8),
     };
-    let prefix = rng.random_range(0..=sectors);
+    let chosen = rng.random_range(0..=sectors);
     for sector in 0..sectors {
         let kept = match fate {
             0 => false,
             1 => true,
-            2 => sector < prefix,
+            2 => sector < chosen,
+            3 => sector >= chosen,
+            4 => sector == chosen,
+            5 => sector != chosen,
             _ => rng.random_bool(0.5),
         };
         let from = sector * SECTOR_BYTES;
         let to = (from + SECTOR_BYTES).min(data.len());
-        if kept && let Some(target) = bytes.get_mut(offset + from..offset + to) {
+        if kept && let Some(target) = Arc::make_mut(bytes).get_mut(offset + from..offset + to) {
             target.copy_from_slice(&data[from..to]);
         }
     }
@@ -229,11 +262,10 @@ impl State {
                 return Ok(Some(failed(op, "write", errno)));
             }
             let op = &mut self.pending[chosen];
-            let offset = usize::try_from(op.write.offset).unwrap_or(usize::MAX);
-            let data = op.write.buffer.as_slice().to_vec();
+            let data = Arc::new(op.write.buffer.as_slice().to_vec());
             op.written = true;
             if let Some(file) = self.files.get_mut(&op.write.segment) {
-                file.volatile.push((offset, data));
+                file.volatile.push((op.offset(), data));
             }
             return Ok(None);
         }
@@ -253,7 +285,7 @@ impl State {
             return Err(DiskError::Full { operation: "allocate", subject: format!("segment {segment}") });
         }
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
-        self.files.insert(segment, SimFile { durable: vec![0; length], volatile: Vec::new() });
+        self.files.insert(segment, SimFile { durable: Arc::new(vec![0; length]), volatile: Vec::new() });
         self.unreadable.retain(|(number, _)| *number != segment);
         Ok(())
     }
@@ -261,8 +293,12 @@ impl State {
 
 impl SimFile {
     fn flush(&mut self) {
+        if self.volatile.is_empty() {
+            return;
+        }
+        let durable = Arc::make_mut(&mut self.durable);
         for (offset, data) in self.volatile.drain(..) {
-            if let Some(target) = self.durable.get_mut(offset..offset + data.len()) {
+            if let Some(target) = durable.get_mut(offset..offset + data.len()) {
                 target.copy_from_slice(&data);
             }
         }

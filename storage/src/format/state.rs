@@ -38,7 +38,6 @@ const TRUNCATION_KEPT: u32 = 32;
 const TAIL_UNKNOWN: u32 = 64;
 const VOTE_LOST: u32 = 128;
 const FIXED_BYTES: usize = 80;
-const CUT_BYTES: usize = 24;
 
 /// The state of one group as the first batch of each segment repeats it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,9 +140,12 @@ pub struct CutRecord {
 }
 
 impl CutRecord {
+    /// Length of the payload.
+    pub const BYTES: usize = 24;
+
     /// The payload's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![0; CUT_BYTES];
+        let mut bytes = vec![0; Self::BYTES];
         put(&mut bytes, 0, &self.segment.to_le_bytes());
         put(&mut bytes, 4, &self.block.to_le_bytes());
         put(&mut bytes, 8, &self.last_batch.to_le_bytes());
@@ -153,7 +155,7 @@ impl CutRecord {
 
     /// Reads a payload; `None` when it makes no sense.
     pub fn decode(bytes: &[u8]) -> Option<CutRecord> {
-        if bytes.len() != CUT_BYTES || u32_at(bytes, 20) != 0 {
+        if bytes.len() != Self::BYTES || u32_at(bytes, 20) != 0 {
             return None;
         }
         Some(CutRecord {

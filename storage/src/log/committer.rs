@@ -8,8 +8,8 @@
 //! - Batches and blocks in flight never exceed what the newest durable batch states as its window. So whoever reads the
 //!   log after a crash knows how much can be missing. A larger batch is announced first.
 //! - A new segment begins only when everything before it is durable. So nothing in an older segment is ever in flight.
-//! - The first batch of a segment repeats the state of each group as of that place in the log, and the votes once more in
-//!   the batch after it: a segment by itself holds each vote twice.
+//! - The first batch of a segment repeats the state of each group as of that place in the log and the cuts, and the batch
+//!   after it votes and cuts once more: a segment by itself holds each of them twice.
 //! - A segment is removed only after a durable batch has stated that it is not needed.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -51,8 +51,10 @@ pub(crate) struct Committer {
     /// The durable mark that the newest batch made states, and the newest batch that deserves one.
     stated_mark: u64,
     last_real: u64,
-    /// The batch that holds the second copies of all votes of the present segment; `None` = not made yet.
-    pub(super) votes_repeated_in: Option<u64>,
+    /// The batch that completes the second copies of all votes and cuts of the present segment; `None` = not made yet.
+    pub(super) repeated_in: Option<u64>,
+    /// Whether the cuts stand twice in the present segment.
+    pub(super) cuts_repeated: bool,
     last_activity_us: u64,
     /// The additions that the last look at the queue has seen.
     seen_pushes: u64,
@@ -100,8 +102,11 @@ pub(crate) struct Start {
     pub(crate) stated_mark: u64,
     /// Whether that batch was only an idle one.
     pub(crate) last_is_idle: bool,
-    /// Groups whose newest vote is not in two places.
+    /// Newest votes that stand once in the present segment.
     pub(crate) votes_to_repeat: Vec<VoteWork>,
+    /// Whether the cuts stand twice in the present segment, and whether the votes do too.
+    pub(crate) cuts_repeated: bool,
+    pub(crate) is_repeated: bool,
 }
 
 pub(super) struct InFlight {
@@ -138,7 +143,8 @@ impl Committer {
             durable_oldest: start.oldest,
             stated_mark: start.stated_mark,
             last_real: if start.last_is_idle { last.saturating_sub(1) } else { last },
-            votes_repeated_in: (start.head.block > 0).then_some(last),
+            repeated_in: start.is_repeated.then_some(last),
+            cuts_repeated: start.cuts_repeated,
             last_activity_us: 0,
             seen_pushes: 0,
             pool: Vec::new(),
@@ -258,7 +264,7 @@ impl Committer {
 
     /// The oldest segment that is needed; older ones may go once the votes stand twice in the present one.
     pub(super) fn oldest(&self, state: &State) -> u32 {
-        let safe = self.votes_repeated_in.is_some_and(|batch| batch <= self.durable);
+        let safe = self.repeated_in.is_some_and(|batch| batch <= self.durable);
         if safe { state.oldest_needed(self.head.segment).max(self.stated_oldest) } else { self.stated_oldest }
     }
 
@@ -312,8 +318,13 @@ impl Committer {
         let mut buffer = self.buffer(bytes);
         debug_assert!(payload_start(draft.rows.len()) + draft.payload_bytes <= bytes);
         let crc = encode_batch(&mut header, &mut draft.rows, &draft.payloads, buffer.as_mut_slice());
-        if self.votes_repeated_in.is_none() && header.block > 0 && self.second_copies.is_empty() {
-            self.votes_repeated_in = Some(header.number);
+        if self.repeated_in.is_none()
+            && header.block > 0
+            && self.second_copies.is_empty()
+            && draft.second_copies.is_empty()
+            && self.cuts_repeated
+        {
+            self.repeated_in = Some(header.number);
         }
         self.in_flight.push_back(InFlight {
             number: header.number,
@@ -484,6 +495,7 @@ impl Committer {
         self.stopped
             || (self.in_flight.is_empty()
                 && self.second_copies.is_empty()
+                && self.cuts_repeated
                 && self.head.block > 0
                 && state.queue.is_empty()
                 && state.votes.is_empty())

@@ -6,14 +6,14 @@
 
 use std::collections::VecDeque;
 
-use super::committer::{Committer, Next};
-use super::draft::Draft;
 use bytes::Bytes;
 
 use super::VOTE_LIMIT_BYTES;
+use super::committer::{Committer, Next};
+use super::draft::Draft;
 use super::group::{Place, Restored, Slot};
 use super::shared::{QueuedEntry, Repaired, State, VoteWork, Work};
-use crate::format::{BLOCK_BYTES, CheckpointState, Kind, Row, Tag};
+use crate::format::{BLOCK_BYTES, CheckpointState, CutRecord, Kind, Row, Tag};
 use crate::types::{GroupId, LogPoint};
 
 impl Committer {
@@ -29,6 +29,7 @@ impl Committer {
                 return Next::TooLarge;
             }
         }
+        self.draft_second_cuts(draft);
         self.draft_votes(state, draft);
         let oldest = self.oldest(state);
         let idle = self.idle_is_due(state, oldest, now_us);
@@ -55,7 +56,7 @@ impl Committer {
         Next::Batch(self.header(draft, announced, oldest))
     }
 
-    /// The start of a segment: cuts, then each group's state as of here; the votes again in the next batch.
+    /// The start of a segment: cuts, then each group's state as of here; cuts and votes again in the next batch.
     fn draft_checkpoint(&mut self, draft: &mut Draft) {
         let oldest = self.stated_oldest;
         self.cuts.retain(|cut| cut.segment >= oldest);
@@ -73,7 +74,23 @@ impl Committer {
             }
         }
         draft.is_real = true;
-        self.votes_repeated_in = None;
+        self.repeated_in = None;
+        self.cuts_repeated = self.cuts.is_empty();
+    }
+
+    /// The cuts once more, in the batch after the first one of a segment: without them, what was cut off would come back.
+    fn draft_second_cuts(&mut self, draft: &mut Draft) {
+        let bytes = self.cuts.len() * CutRecord::BYTES;
+        if self.cuts_repeated
+            || self.head.block == 0
+            || draft.blocks_with(self.cuts.len(), bytes) > self.limit_blocks(0)
+        {
+            return;
+        }
+        for cut in &self.cuts {
+            draft.push_cut(cut);
+        }
+        self.cuts_repeated = true;
     }
 
     /// Second copies of the last batch's votes, then first copies of new ones. They may use the segment's reserve.
@@ -157,7 +174,7 @@ impl Committer {
         match work {
             Work::Entries { done, .. } => draft.dones.extend(done),
             Work::Truncate { group, kept, released, dones } => {
-                draft.push_truncation(group, kept);
+                draft.push_truncation(group, self.kept_here(draft, group, kept));
                 draft.released.push(released);
                 draft.dones.extend(dones);
             }
@@ -180,6 +197,20 @@ impl Committer {
             }
         }
         None
+    }
+
+    /// What a truncation keeps at this place of the log: a later one may have taken entries out of the queue that this one
+    /// was to keep, and a record must not name what was never written.
+    fn kept_here(&self, draft: &Draft, group: GroupId, kept: Option<LogPoint>) -> Option<LogPoint> {
+        let mut here = self.written.get(&group).cloned().unwrap_or_default();
+        for (row, payload) in draft.rows.iter().zip(&draft.payloads).filter(|(row, _)| row.group == group) {
+            note(&mut here, row, payload);
+        }
+        match (kept, here.last) {
+            (Some(kept), Some(last)) if kept.index > last.index => Some(last),
+            (Some(_), None) => None,
+            _ => kept,
+        }
     }
 
     /// Takes entries as long as they fit; says whether all of them did.

@@ -42,7 +42,7 @@ impl LogOptions {
         if !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return invalid("segment_bytes", "must be a multiple of 4096");
         }
-        if !(16 * BLOCK_BYTES as u64..1 << 32).contains(&self.segment_bytes) {
+        if !LogOptions::is_segment_length(self.segment_bytes) {
             return invalid("segment_bytes", "must be at least 64 KiB and below 4 GiB");
         }
         if self.batch_limit_bytes < BLOCK_BYTES || self.batch_limit_bytes as u64 > self.segment_bytes {
@@ -52,6 +52,11 @@ impl LogOptions {
             return invalid("in_flight_batches", "must be from 1 to 64");
         }
         Ok(())
+    }
+
+    /// Whether a segment may be so long.
+    pub(crate) fn is_segment_length(bytes: u64) -> bool {
+        bytes.is_multiple_of(BLOCK_BYTES as u64) && (16 * BLOCK_BYTES as u64..1 << 32).contains(&bytes)
     }
 
     pub(crate) fn segment_blocks(&self) -> u32 {

@@ -184,5 +184,9 @@ fn load_run(
 }
 
 fn unreadable(group: GroupId, index: u64, error: crate::disk::DiskError) -> LogError {
-    if error.is_unreadable() { LogError::Rot { group, index } } else { LogError::Disk(error) }
+    if error.is_unreadable() || error.is_gone() {
+        LogError::Rot { group, index }
+    } else {
+        LogError::Disk(error)
+    }
 }

@@ -19,7 +19,8 @@
 //! before it is durable; what is in flight never exceeds the window that the last durable batch states.
 //!
 //! Invariants: reading changes nothing on the disk; afterwards [`open`] makes what was accepted durable (a killed process
-//! may have left it in a cache) before anybody hears of it, and after a cut goes on in a new segment that names the cut.
+//! may have left it in a cache) before anybody hears of it, and after a cut goes on in a new segment that names the cut. Only
+//! where the disk has no room for one, an interrupted write (never rot) is wiped and the log goes on in its place.
 
 mod judge;
 mod outcome;
@@ -27,7 +28,7 @@ mod replay;
 pub(super) mod scan;
 mod tail;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -35,9 +36,9 @@ use super::committer::{Committer, Head, Start, Window};
 use super::housekeeper;
 use super::options::LogOptions;
 use super::shared::{Jobs, Segments, Shared, State, VoteWork, Work};
-use crate::disk::{Disk, DiskError, Wait};
+use crate::disk::{AlignedBuffer, Disk, DiskError, SegmentWrite, Wait};
 use crate::error::LogError;
-use crate::format::{BatchBody, BatchHeader, Kind};
+use crate::format::{BLOCK_BYTES, BatchBody, BatchHeader, Kind};
 use crate::types::{GroupId, LogPoint, StoreId};
 use judge::Walk;
 use outcome::Resume;
@@ -224,7 +225,9 @@ pub(crate) fn read(
         (None, true) => return Ok(None),
         (None, false) => match judge::first_store(disk, &files)? {
             Some(store) => store,
-            None => return Ok(None),
+            // A crash while the store was being made: its first segment is there, and nothing else.
+            None if judge::is_unbegun(disk, &files)? => return Ok(None),
+            None => options.store.unwrap_or_else(|| StoreId(rand::random())),
         },
     };
     let walked = Walk::new(disk, &files, store, options, observe)?.run()?;
@@ -252,12 +255,14 @@ pub(crate) fn open(
         }
     };
     let note = disk.read_note(STORE_NOTE)?;
-    if note.as_deref().and_then(parse_note) != Some(store) {
-        disk.write_note(STORE_NOTE, format!("{store}\n").as_bytes())?;
-    }
+    let is_noted = note.as_deref().and_then(parse_note) == Some(store);
     let mut report = walked.report(store);
     report.is_new = is_new;
-    let (shared, mut committer) = start(disk, options, store, walked)?;
+    let (shared, mut committer) = start(Arc::clone(&disk), options, store, walked)?;
+    // Only now that there is a segment: a note without any segment says that they are lost.
+    if !is_noted {
+        disk.write_note(STORE_NOTE, format!("{store}\n").as_bytes())?;
+    }
     settle(&shared, &mut committer)?;
     Ok((shared, committer, report))
 }
@@ -267,25 +272,15 @@ fn start(
     disk: Arc<dyn Disk>,
     options: LogOptions,
     store: StoreId,
-    walked: Walked,
+    mut walked: Walked,
 ) -> Result<(Arc<Shared>, Committer), LogError> {
-    if let Some(segment) = walked.sync {
-        disk.sync(segment)?;
+    for segment in &walked.sync {
+        disk.sync(*segment)?;
     }
     for segment in &walked.discard {
         disk.remove(*segment)?;
     }
-    let segment_blocks = options.segment_blocks();
-    let (segment, block, blocks) = match walked.resume {
-        Resume::InPlace { segment, block, segment_blocks } => (segment, block, segment_blocks),
-        Resume::NewSegment { segment } => {
-            disk.create(segment, options.segment_bytes).map_err(|error| match error {
-                DiskError::Full { .. } => LogError::DiskFull,
-                other => LogError::Disk(other),
-            })?;
-            (segment, 0, segment_blocks)
-        }
-    };
+    let (segment, block, blocks) = go_on(&*disk, &options, &mut walked)?;
     let mut live: BTreeMap<u32, u64> = walked.kept.iter().map(|segment| (*segment, 0)).collect();
     live.entry(segment).or_default();
     for log in walked.groups.values() {
@@ -301,10 +296,12 @@ fn start(
         .map(|(number, _)| *number)
         .collect();
     live.retain(|number, _| !leftover.contains(number));
-    let votes_to_repeat = votes_to_repeat(&walked);
+    // A segment that begins repeats everything by itself.
+    let (votes_to_repeat, votes) = if block > 0 { votes_to_repeat(&walked) } else { Default::default() };
     // What this recovery has found out must be stated in the log before anything is written that could pass for proof of the
     // contrary. A new segment begins with that anyway.
     let to_state = if block > 0 { statements(&walked) } else { Vec::new() };
+    let cuts_repeated = walked.cuts.is_empty() || (block > 0 && walked.cuts_repeated_in == Some(segment));
     let void = walked.cuts.iter().map(|cut| (cut.segment, cut.block)).collect();
     let head = Head {
         segment,
@@ -317,6 +314,8 @@ fn start(
         head,
         allowed: walked.window.unwrap_or(Window { batches: 1, blocks: u32::MAX }),
         written: walked.groups.iter().map(|(group, log)| (*group, log.checkpoint())).collect(),
+        cuts_repeated,
+        is_repeated: block > 0 && cuts_repeated && votes_to_repeat.is_empty() && votes.is_empty(),
         cuts: walked.cuts,
         oldest,
         doubt: walked.doubt,
@@ -328,6 +327,7 @@ fn start(
     let mut state = State::new(walked.groups, segments);
     state.doubt = walked.doubt;
     state.queue.extend(to_state);
+    state.votes = votes;
     let shared = Arc::new(Shared {
         disk,
         options,
@@ -345,6 +345,53 @@ fn start(
     Ok((shared, committer))
 }
 
+/// Where the next batch goes: segment, block, and blocks of the segment.
+fn go_on(disk: &dyn Disk, options: &LogOptions, walked: &mut Walked) -> Result<(u32, u32, u32), LogError> {
+    let segment = match walked.resume {
+        Resume::InPlace { segment, block, segment_blocks } => return Ok((segment, block, segment_blocks)),
+        Resume::NewSegment { segment } => segment,
+    };
+    match (disk.create(segment, options.segment_bytes), walked.cut) {
+        (Ok(()), _) => Ok((segment, 0, options.segment_blocks())),
+        (Err(DiskError::Full { .. }), Some(cut)) if !walked.ends_in_rot() => {
+            tracing::warn!(
+                segment = cut.segment,
+                block = cut.block,
+                "no room for a new segment: the interrupted write is wiped and the log goes on in its place"
+            );
+            let blocks = wipe(disk, &cut)?;
+            walked.cuts.retain(|other| *other != cut);
+            Ok((cut.segment, cut.block, blocks))
+        }
+        (Err(DiskError::Full { .. }), _) => Err(LogError::DiskFull),
+        (Err(error), _) => Err(LogError::Disk(error)),
+    }
+}
+
+/// Writes zeros from a cut to the end of its segment, durably. If that is interrupted, what is found is another interrupted
+/// write. Gives the blocks of the segment.
+fn wipe(disk: &dyn Disk, cut: &Cut) -> Result<u32, LogError> {
+    const WIPE_BYTES: u64 = 1 << 20;
+    let file = disk.segments()?.into_iter().find(|file| file.number == cut.segment);
+    let file = file.ok_or(DiskError::NoSegment { segment: cut.segment })?;
+    let mut offset = u64::from(cut.block) * BLOCK_BYTES as u64;
+    while offset < file.bytes {
+        let bytes = usize::try_from((file.bytes - offset).min(WIPE_BYTES)).unwrap_or(BLOCK_BYTES);
+        let mut buffer = AlignedBuffer::with_capacity(bytes);
+        buffer.set_len(bytes);
+        disk.submit(SegmentWrite { token: 0, segment: cut.segment, offset, buffer })?;
+        let mut done = Vec::new();
+        while done.is_empty() {
+            disk.completions(Wait::Forever, &mut done)?;
+        }
+        for completion in done {
+            completion.result.map_err(LogError::Failed)?;
+        }
+        offset += bytes as u64;
+    }
+    Ok(scan::file_blocks(&file))
+}
+
 /// What the log does not say of itself yet.
 fn statements(walked: &Walked) -> Vec<Work> {
     let (groups, doubt) = &walked.unstated;
@@ -357,14 +404,17 @@ fn statements(walked: &Walked) -> Vec<Work> {
     tails.chain(doubt.then_some(Work::Doubt { batches: walked.doubt, done: None })).collect()
 }
 
-fn votes_to_repeat(walked: &Walked) -> Vec<VoteWork> {
-    let single = walked.single_votes.iter();
-    single
-        .filter_map(|group| {
-            let vote = &walked.groups.get(group)?.vote;
-            Some(VoteWork { group: *group, sequence: vote.sequence, bytes: vote.bytes.clone()?, done: None })
-        })
-        .collect()
+/// Votes that stand once in the present segment, and votes that do not stand in it at all and are written like new ones.
+fn votes_to_repeat(walked: &Walked) -> (Vec<VoteWork>, VecDeque<VoteWork>) {
+    let work = |group: &GroupId| {
+        let vote = &walked.groups.get(group)?.vote;
+        Some(VoteWork { group: *group, sequence: vote.sequence, bytes: vote.bytes.clone()?, done: None })
+    };
+    let with = |copies: u32| walked.thin_votes.iter().filter(move |(_, found)| *found == copies);
+    (
+        with(1).filter_map(|(group, _)| work(group)).collect(),
+        with(0).filter_map(|(group, _)| work(group)).collect(),
+    )
 }
 
 /// Steps the log until nothing is left to be written.

@@ -17,6 +17,8 @@
 //! Invariants: a restored entry can be read only when it is durable; an entry that cannot be the lost one is refused; a
 //! group that is damaged and one that is not take appends, votes, truncations and purges alike.
 
+use std::sync::{Arc, PoisonError};
+
 use bytes::Bytes;
 
 use super::SegmentLog;
@@ -27,8 +29,6 @@ use super::shared::{QueuedEntry, State, Work};
 use crate::error::LogError;
 use crate::format::NO_TERM;
 use crate::types::{Done, GroupId, LogRecord};
-
-use std::sync::PoisonError;
 
 /// What a log says of one entry, to a peer that has lost it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,9 +61,9 @@ impl SegmentLog {
     }
 
     /// Calls `hook` each time a read or the scrubber has found that something more is lost of a group, on the thread that
-    /// found it. What recovery found is not told again. The hook may call the log, but not this method.
+    /// found it. What recovery found is not told again. The hook may call the log.
     pub fn on_rot(&self, hook: Box<dyn Fn(GroupId) + Send + Sync>) {
-        self.0.shared.rot_hooks.lock().unwrap_or_else(PoisonError::into_inner).push(hook);
+        self.0.shared.rot_hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::from(hook));
     }
 
     /// What this log has at an index: the entry of a term or, with no term, whatever is there. Works for damaged groups

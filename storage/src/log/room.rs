@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::committer::Committer;
 use super::draft::Draft;
-use super::options::LogOptions;
+use super::options::{LogOptions, blocks_of};
 use super::shared::{Segments, Shared, State, Work};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, ROW_BYTES};
@@ -43,39 +43,50 @@ impl Shared {
         let rows = (state.queued_records + records) * ROW_BYTES;
         // Each piece of the queue may end in a batch of its own.
         let wanted = (state.queued_bytes + bytes + rows).div_ceil(BLOCK_BYTES) + state.queue.len() + 1;
-        if wanted <= state.entry_room_blocks(&self.options) as usize {
+        // What does not fit at the end of a segment leaves a gap there.
+        let gap = self
+            .options
+            .batch_limit_blocks()
+            .max(blocks_of(records, bytes))
+            .min(self.options.segment_blocks() / 2);
+        let room = state.entry_room_blocks(&self.options, gap) as usize;
+        if wanted <= room {
             return Ok(());
         }
-        if state.segments.is_last() || !self.another_segment_is_likely() {
+        if state.segments.is_last() {
             return Err(LogError::DiskFull);
         }
-        Ok(())
+        let Some(segments) = self.segments_to_come() else { return Ok(()) };
+        let each = self.options.segment_blocks().saturating_sub(self.options.low_water_blocks() + gap);
+        if (wanted - room) as u64 <= segments.saturating_mul(u64::from(each)) {
+            Ok(())
+        } else {
+            Err(LogError::DiskFull)
+        }
     }
 
-    /// Whether the segment that is needed next, and is not made yet, will find room.
-    fn another_segment_is_likely(&self) -> bool {
-        let is_enough = self.disk.free_bytes().is_none_or(|free| free >= self.options.segment_bytes);
+    /// How many segments more will find room; `None` = nobody knows.
+    fn segments_to_come(&self) -> Option<u64> {
+        let free = self.disk.free_bytes()? / self.options.segment_bytes;
         let jobs = self.lock_jobs();
         // One that is being made takes its room already, and old ones that are about to go make some.
-        is_enough || jobs.is_busy || !jobs.remove.is_empty()
+        Some(free + u64::from(jobs.is_busy) + jobs.remove.len() as u64)
     }
 }
 
 impl State {
-    /// How many blocks of entries there is room for in the segments that exist.
-    pub(super) fn entry_room_blocks(&self, options: &LogOptions) -> u32 {
+    /// How many blocks of entries there is room for in the segments that exist, with a gap at the end of one.
+    pub(super) fn entry_room_blocks(&self, options: &LogOptions, gap: u32) -> u32 {
         let here = self.segments.room_blocks.saturating_sub(options.low_water_blocks());
         if self.segments.spare.is_none() {
             return here;
         }
-        // What does not fit here leaves a gap and goes to the next one, behind its checkpoint.
-        let gap = options.batch_limit_blocks();
         here.saturating_sub(gap) + options.segment_blocks().saturating_sub(options.low_water_blocks())
     }
 
     /// Whether a repair of so many bytes finds room: it may use what is left to votes, but for the last of it.
     pub(super) fn admits_repair(&self, bytes: usize, options: &LogOptions) -> Result<(), LogError> {
-        let blocks = super::options::blocks_of(1, bytes);
+        let blocks = blocks_of(1, bytes);
         self.admits_small(blocks, options.reserve_blocks() / 2)
     }
 
@@ -111,7 +122,7 @@ impl Work {
     fn small_blocks(&self) -> u32 {
         match self {
             Work::Entries { .. } => 0,
-            Work::Repair { entry, .. } => super::options::blocks_of(1, entry.record.payload.len()),
+            Work::Repair { entry, .. } => blocks_of(1, entry.record.payload.len()),
             Work::Truncate { .. } | Work::Purge { .. } | Work::State { .. } | Work::Doubt { .. } => 1,
         }
     }

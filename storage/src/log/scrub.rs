@@ -7,7 +7,7 @@
 //! |---|---|
 //! | an entry that is still in memory | written anew from there: nothing is lost |
 //! | an entry, its table intact | lost from now on, [`SegmentLog::on_rot`] tells |
-//! | the header or table of a batch | its entries, while they can still be read by place, are written anew |
+//! | the header or table of a batch | its entries, while they can still be read by place, are written anew, and with them those before it that were not known to be committed: without the table, a recovery could not tell whether they had been replaced |
 //! | a copy of the newest vote | the vote is written anew, twice |
 //! | anything that later records have replaced | reported, nothing else |
 //!
@@ -25,7 +25,7 @@ use super::recover::{Finding, RotReason, Verdict};
 use super::shared::Shared;
 use crate::disk::{DiskError, SegmentFile};
 use crate::error::LogError;
-use crate::format::{BLOCK_BYTES, BatchHeader, is_zero};
+use crate::format::{BLOCK_BYTES, BatchHeader, CheckpointState, Kind, RowState, is_zero};
 use crate::types::GroupId;
 use damage::Harm;
 
@@ -34,6 +34,8 @@ pub struct Scrubber {
     shared: Arc<Shared>,
     cursor: Option<Cursor>,
     known: BTreeMap<(u32, u32), Finding>,
+    /// What each group had reported as committed, up to the cursor.
+    committed: BTreeMap<GroupId, u64>,
     rounds: u64,
 }
 
@@ -85,7 +87,13 @@ struct Chain {
 impl SegmentLog {
     /// A scrubber of this log. It starts with the oldest segment. Keep one: it remembers what it has reported.
     pub fn scrubber(&self) -> Scrubber {
-        Scrubber { shared: Arc::clone(&self.0.shared), cursor: None, known: BTreeMap::new(), rounds: 0 }
+        Scrubber {
+            shared: Arc::clone(&self.0.shared),
+            cursor: None,
+            known: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            rounds: 0,
+        }
     }
 }
 
@@ -103,7 +111,7 @@ impl Scrubber {
                 Ok(next) => self.cursor = Some(next),
                 // Given up while it was being read; otherwise its file is gone.
                 Err(LogError::Disk(DiskError::NoSegment { segment })) => {
-                    let all = cursor.block..cursor.end;
+                    let all = cursor.block..u32::MAX;
                     let harm =
                         Harm::region(segment, cursor.block, all, Verdict::Unreadable, "the file is gone");
                     self.report(harm, &mut progress)?;
@@ -168,6 +176,7 @@ impl Scrubber {
         progress.is_round_over = true;
         self.rounds += 1;
         self.cursor = None;
+        self.committed.clear();
         let state = self.shared.lock();
         self.known.retain(|(segment, _), _| state.segments.live.contains_key(segment));
     }
@@ -218,6 +227,7 @@ impl Scrubber {
         if !batch.body.is_intact() || batch.has_bad_blocks {
             self.report(Harm::batch(&batch), progress)?;
         }
+        self.note_committed(&batch);
         cursor.chain = after(&batch);
         // A declared length that the file does not have is found as blocks that cannot be read.
         cursor.end = match self.shared.lock().segments.void.get(&cursor.file.number) {
@@ -226,6 +236,23 @@ impl Scrubber {
         };
         cursor.block += header.blocks;
         Ok(cursor)
+    }
+
+    /// Keeps up with what the groups have committed.
+    fn note_committed(&mut self, batch: &PlacedBatch) {
+        for (row, state) in batch.body.rows.iter().flatten() {
+            let point = match row.kind {
+                Kind::Committed => Some(row.point()),
+                Kind::Checkpoint if *state == RowState::Intact => {
+                    let payload = batch.bytes.get(row.offset as usize..(row.offset + row.length) as usize);
+                    payload.and_then(CheckpointState::decode).and_then(|state| state.committed)
+                }
+                _ => None,
+            };
+            if let Some(point) = point {
+                self.committed.insert(row.group, point.index);
+            }
+        }
     }
 
     /// Whether the zeros at the cursor are a segment's unused end: the next segment goes on right behind them.
@@ -286,7 +313,7 @@ impl Scrubber {
                 _ => {}
             }
         }
-        let mut harm = Harm::region(cursor.file.number, from, from..cursor.end, verdict, detail);
+        let mut harm = Harm::region(cursor.file.number, from, from..u32::MAX, verdict, detail);
         harm.finding.batch = least;
         harm.finding.lost_batches = 1;
         cursor.block = cursor.end;

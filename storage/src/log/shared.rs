@@ -20,7 +20,7 @@ use crate::types::{Done, GroupId, LogPoint, LogRecord, StoreId};
 pub(crate) type FailureHook = Box<dyn Fn(&LogError) + Send + Sync>;
 
 /// Told of a group in which rot has been found.
-pub(crate) type RotHook = Box<dyn Fn(GroupId) + Send + Sync>;
+pub(crate) type RotHook = Arc<dyn Fn(GroupId) + Send + Sync>;
 
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -194,9 +194,10 @@ impl Shared {
 
     /// Tells that rot has been found in these groups. Called without any lock.
     pub(crate) fn tell_rot(&self, groups: impl IntoIterator<Item = GroupId>) {
+        let hooks = self.rot_hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for group in groups {
             tracing::error!(group, "durable bytes of the group are damaged");
-            for hook in &*self.rot_hooks.lock().unwrap_or_else(PoisonError::into_inner) {
+            for hook in &hooks {
                 hook(group);
             }
         }

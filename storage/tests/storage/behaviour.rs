@@ -1,7 +1,7 @@
 //! What the log does, on every disk alike.
 
 use bytes::Bytes;
-use tercet_storage::disk::SimDisk;
+use tercet_storage::disk::{PowerLoss, SimDisk};
 use tercet_storage::{LogError, LogOptions, SegmentLog};
 
 use crate::harness::{
@@ -393,4 +393,21 @@ fn other_segment_sizes_and_windows_at_the_next_opening() {
     let stepped = Stepped::open(&disk, small()).unwrap();
     assert_eq!(all(&stepped.log, 1).unwrap(), records(1..next, 1, 3_000));
     assert_eq!(stepped.log.state(1).vote, Some(Bytes::from(next.to_string())));
+}
+
+#[test]
+fn a_truncation_does_not_name_what_a_later_one_kept_from_being_written() {
+    let disk = SimDisk::new(5);
+    let mut stepped = Stepped::open(&disk, small()).unwrap();
+    let log = stepped.log.clone();
+    log.append(1, records(1..3, 1, 50), ignore()).unwrap();
+    stepped.settle();
+    // Entries 3 to 5 wait; the first truncation keeps two of them, the second, made before anything is written, none.
+    log.append(1, records(3..6, 1, 50), ignore()).unwrap();
+    log.truncate_after(1, Some(point(4, 1)), ignore()).unwrap();
+    log.truncate_after(1, Some(point(2, 1)), ignore()).unwrap();
+    stepped.settle();
+    let again = Stepped::open(&disk.power_loss(1, PowerLoss::LosesAll), small()).unwrap();
+    assert!(again.report.quarantined.is_empty(), "{:?}", again.report);
+    assert_eq!(all(&again.log, 1).unwrap(), records(1..3, 1, 50));
 }

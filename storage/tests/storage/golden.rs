@@ -159,6 +159,61 @@ fn checkpoint_and_cut_byte_by_byte() {
 }
 
 #[test]
+fn repair_and_doubt_byte_by_byte() {
+    let start = u32::try_from(payload_start(2)).unwrap();
+    let repair = Row { kind: Kind::Repair, tag: 3, previous_term: 0, offset: start, ..rows()[0] };
+    let doubt = Row {
+        group: 0,
+        kind: Kind::Doubt,
+        tag: 0,
+        index: 0x0102_0304,
+        term: 0,
+        leader: 0,
+        previous_term: 0,
+        offset: start + 3,
+        length: 0,
+        crc: 0,
+        zero_sectors: 0,
+    };
+    let mut bytes = vec![0xee; batch_bytes(2, 3)];
+    let mut head = header();
+    let payloads = [Bytes::from_static(b"abc"), Bytes::new()];
+    encode_batch(&mut head, &mut [repair, doubt], &payloads, &mut bytes);
+    let expected = concat!(
+        "09000000",
+        "08",
+        "03",
+        "0000",
+        "0700000000000000",
+        "0300000000000000",
+        "0200000000000000",
+        "0000000000000000",
+        "f0000000",
+        "03000000",
+        "c2412435",
+        "00000000"
+    );
+    assert_eq!(hex(&bytes[128..184]), expected);
+    let expected = concat!(
+        "00000000",
+        "09",
+        "00",
+        "0000",
+        "0403020100000000",
+        "0000000000000000",
+        "0000000000000000",
+        "0000000000000000",
+        "f3000000",
+        "00000000",
+        "00000000",
+        "00000000"
+    );
+    assert_eq!(hex(&bytes[184..240]), expected);
+    let found = read_batch(&BatchHeader::decode(&bytes).unwrap(), &bytes).rows.unwrap();
+    assert_eq!(found, vec![(repair, RowState::Intact), (doubt, RowState::Intact)]);
+}
+
+#[test]
 fn every_flipped_bit_of_a_header_is_seen() {
     let bytes = header().encode();
     for bit in 0..HEADER_BYTES * 8 {
@@ -202,7 +257,7 @@ fn zero_sectors_tell_a_torn_write_from_rot() {
 
 fn any_row() -> impl Strategy<Value = (Row, Vec<u8>)> {
     let numbers =
-        (any::<u32>(), 1_u8..=8, any::<u8>(), any::<[u64; 4]>(), prop::collection::vec(any::<u8>(), 0..700));
+        (any::<u32>(), 1_u8..=9, any::<u8>(), any::<[u64; 4]>(), prop::collection::vec(any::<u8>(), 0..700));
     numbers.prop_map(|(group, kind, tag, [index, term, leader, previous_term], payload)| {
         let row = Row {
             group,

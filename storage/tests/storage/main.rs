@@ -5,7 +5,11 @@
 mod behaviour;
 mod crash;
 mod damage;
+mod full;
 mod golden;
 mod harness;
+mod mending;
+mod oracle;
 mod repair;
+mod scrub;
 mod verdicts;

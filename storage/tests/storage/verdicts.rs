@@ -434,6 +434,34 @@ fn an_entry_replaced_in_a_lost_batch_is_not_served_in_its_old_form() {
 }
 
 #[test]
+fn what_is_committed_after_a_loss_vouches_for_nothing_before_it() {
+    let disk = SimDisk::new(11);
+    let mut stepped = Stepped::open(&disk, small()).unwrap();
+    stepped.log.append(1, records(1..4, 1, 50), ignore()).unwrap();
+    stepped.settle();
+    // One batch replaces entries 2 and 3; it will be lost. Then 3 is committed, and entry 4 names its predecessor's term.
+    stepped.log.truncate_after(1, Some(point(1, 1)), ignore()).unwrap();
+    stepped.log.append(1, records(2..4, 2, 50), ignore()).unwrap();
+    stepped.settle();
+    stepped.log.save_committed(1, point(3, 2)).unwrap();
+    stepped.log.append(1, records(4..5, 2, 50), ignore()).unwrap();
+    stepped.confirm();
+    let disk = disk.power_loss(1, PowerLoss::LosesAll);
+    let replacing = batches(&disk)[2].clone();
+    disk.damage(1, |bytes| bytes[at(&replacing)..at(&replacing) + BLOCK_BYTES].fill(0xff));
+    let stepped = Stepped::open(&disk, small()).unwrap();
+    for index in 2..4 {
+        let read = stepped.log.read(1, index..index + 1, 1_000);
+        assert_eq!(
+            read,
+            Err(LogError::Rot { group: 1, index }),
+            "entry {index} is not served in its old form"
+        );
+    }
+    assert_eq!(stepped.log.read(1, 4..5, 1_000).unwrap(), records(4..5, 2, 50));
+}
+
+#[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let disk = written(&[100]);
     let before = disk.image(1).unwrap();
@@ -447,4 +475,78 @@ fn a_newer_format_is_refused_and_left_alone() {
     let refused = Stepped::open(&disk, small()).map(|_| ()).unwrap_err();
     assert_eq!(refused, LogError::NewerFormat { segment: 1, version: 2 });
     assert_eq!(disk.image(1).unwrap()[at(&second) + 128..], before[at(&second) + 128..]);
+}
+
+/// Every row of the table and every reason for rot, each with a log in which it is found. The match makes a new variant
+/// fail to compile here, and the test makes it fail to pass without a case.
+#[test]
+fn every_row_of_the_table_is_reached() {
+    let mut reached = Vec::new();
+    for (verdict, found) in rows() {
+        match verdict {
+            Verdict::Accepted
+            | Verdict::Misdirected
+            | Verdict::NotOurs
+            | Verdict::ConfirmedRot(
+                RotReason::DurableMark | RotReason::SealedSegment | RotReason::NumberGap,
+            )
+            | Verdict::Unreadable
+            | Verdict::EndOfLog
+            | Verdict::TornTail
+            | Verdict::RotInWindow
+            | Verdict::RotBeyondWindow
+            | Verdict::UnconfirmedTail => reached.push(verdict),
+        }
+        assert!(found.contains(&verdict), "{verdict:?} is not among {found:?}");
+    }
+    reached.sort();
+    reached.dedup();
+    assert_eq!(reached.len(), 12, "ten rows, one of them with three reasons: {reached:?}");
+}
+
+/// A verdict, and what is found in a log that is damaged so that it should be found.
+fn rows() -> Vec<(Verdict, Vec<Verdict>)> {
+    let plain = || written(&[100, 100, 6_000]);
+    let found = batches(&plain());
+    let (first, second, last) = (at(&found[1]), at(&found[2]), at(&found[3]));
+    let case = |verdict, disk: SimDisk, damage: &dyn Fn(&SimDisk)| {
+        damage(&disk);
+        let report = inspect_disk(&disk).unwrap();
+        let batches = report.batches.iter().map(|batch| batch.verdict);
+        (verdict, batches.chain(report.findings.iter().map(|finding| finding.verdict)).collect())
+    };
+    let flip = |byte: usize| move |disk: &SimDisk| disk.damage(1, |bytes| bytes[byte] ^= 1);
+    let foreign = |disk: &SimDisk| {
+        let block = found[3].block + found[3].blocks;
+        let other = BatchHeader { store: StoreId([9; 16]), number: 99, block, ..found[3].clone() }.encode();
+        let end = block as usize * BLOCK_BYTES;
+        disk.damage(1, |bytes| bytes[end..end + other.len()].copy_from_slice(&other));
+    };
+    let jump = |disk: &SimDisk| {
+        let moved = BatchHeader { block: found[2].block, ..found[3].clone() }.encode();
+        disk.damage(1, |bytes| {
+            bytes.copy_within(last..last + BLOCK_BYTES, second);
+            bytes[second..second + moved.len()].copy_from_slice(&moved);
+        });
+    };
+    let newest = |disk: &SimDisk| disk.lose_segment(batches(disk).last().unwrap().segment);
+    let sealed = Verdict::ConfirmedRot(RotReason::SealedSegment);
+    vec![
+        case(Verdict::Accepted, plain(), &|_| {}),
+        case(Verdict::EndOfLog, plain(), &|_| {}),
+        case(Verdict::Misdirected, plain(), &|disk| {
+            disk.damage(1, |bytes| bytes.copy_within(last..last + BLOCK_BYTES, first));
+        }),
+        case(Verdict::NotOurs, plain(), &foreign),
+        case(Verdict::ConfirmedRot(RotReason::DurableMark), plain(), &flip(first + 200)),
+        case(sealed, several_segments(), &newest),
+        case(Verdict::ConfirmedRot(RotReason::NumberGap), plain(), &jump),
+        case(Verdict::Unreadable, plain(), &|disk| disk.make_unreadable(1, found[3].block)),
+        case(Verdict::TornTail, plain(), &|disk| disk.damage(1, |bytes| bytes[last..last + 512].fill(0))),
+        case(Verdict::RotInWindow, plain(), &flip(last + 200)),
+        case(Verdict::RotBeyondWindow, plain(), &|disk| {
+            disk.damage(1, |bytes| *bytes.last_mut().unwrap() = 1);
+        }),
+        case(Verdict::UnconfirmedTail, plain(), &flip(last + 20)),
+    ]
 }

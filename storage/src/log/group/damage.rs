@@ -140,6 +140,20 @@ impl GroupLog {
             .collect()
     }
 
+    /// The entries behind a committed index that lie before a place (segment, byte).
+    pub(crate) fn uncommitted_before(&self, place: (u32, u64), committed: Option<u64>) -> Vec<u64> {
+        let from = committed.map_or(0, |committed| committed.saturating_add(1));
+        let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let slots = self.slots.iter().zip(self.first..).skip(skip);
+        slots
+            .take_while(|(slot, _)| {
+                slot.place != Place::Disk || (slot.segment, u64::from(slot.offset)) < place
+            })
+            .filter(|(slot, _)| slot.place == Place::Disk)
+            .map(|(_, index)| index)
+            .collect()
+    }
+
     /// The bytes of an entry have been found damaged. Says whether that is news.
     pub(crate) fn mark_faulty(&mut self, index: u64, found: Slot) -> bool {
         if self.slot(index) != Some(found) || found.place != Place::Disk {
@@ -240,9 +254,8 @@ impl GroupLog {
         self.first = missing.index.saturating_add(1);
     }
 
-    /// Recovery: entries after the committed point may have been replaced in a batch that is lost.
-    pub(crate) fn suspect_uncommitted(&mut self) {
-        let from = self.committed.map_or(0, |committed| committed.index.saturating_add(1));
+    /// Recovery: entries from this one on may have been replaced in a batch that is lost.
+    pub(crate) fn suspect_from(&mut self, from: u64) {
         self.restored.split_off(&from);
         let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
         for (slot, index) in self.slots.iter_mut().zip(self.first..).skip(skip) {

@@ -33,6 +33,7 @@ pub(super) struct Walk<'a> {
     pub(super) replay: Replay,
     pub(super) survey: Option<Survey>,
     pub(super) cuts: Vec<CutRecord>,
+    pub(super) cuts_repeated_in: Option<u32>,
     pub(super) findings: Vec<Finding>,
     pub(super) lost_batches: u64,
     /// The last batch accepted, or passed over as lost.
@@ -61,6 +62,19 @@ pub(super) fn first_store(disk: &dyn Disk, files: &[SegmentFile]) -> Result<Opti
     Ok(None)
 }
 
+/// Whether the files are those of a store of which only the first segment has been made.
+pub(super) fn is_unbegun(disk: &dyn Disk, files: &[SegmentFile]) -> Result<bool, LogError> {
+    let [file] = files else { return Ok(false) };
+    let mut reader = Reader::new(disk);
+    for block in 0..file_blocks(file) {
+        let found = reader.blocks(file, block, 1)?;
+        if found.bad[0] || !is_zero(found.bytes) {
+            return Ok(false);
+        }
+    }
+    Ok(file.number == 1 && LogOptions::is_segment_length(file.bytes))
+}
+
 impl<'a> Walk<'a> {
     pub(super) fn new(
         disk: &'a dyn Disk,
@@ -79,6 +93,7 @@ impl<'a> Walk<'a> {
             replay: Replay::default(),
             survey: None,
             cuts: Vec::new(),
+            cuts_repeated_in: None,
             findings: Vec::new(),
             lost_batches: 0,
             last: None,
@@ -93,28 +108,32 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// The cuts that the first batches of the segments name. Refuses the segments of another store.
+    /// The cuts that the first batches of the segments name, and where the first is damaged, the next ones. Refuses the
+    /// segments of another store.
     fn collect_cuts(&mut self) -> Result<(), LogError> {
         let (mut ours, mut foreign) = (false, None);
         for file in self.files {
-            match self.reader.examine(file, 0, self.store)? {
-                Place::Batch(batch) => {
-                    ours = true;
-                    for (row, state) in batch.body.rows.iter().flatten() {
-                        let from = row.offset as usize;
-                        let payload = batch.bytes.get(from..from + row.length as usize);
-                        if row.kind == Kind::Cut
-                            && *state == RowState::Intact
-                            && let Some(cut) = payload.and_then(CutRecord::decode)
-                            && !self.cuts.contains(&cut)
-                        {
-                            self.cuts.push(cut);
+            let mut block = 0;
+            while block < file_blocks(file) {
+                match self.reader.examine(file, block, self.store)? {
+                    Place::Batch(batch) => {
+                        ours = true;
+                        if self.add_cuts(&batch) {
+                            break;
                         }
+                        block += batch.header.blocks;
+                        continue;
                     }
+                    Place::Foreign(header) if block == 0 => foreign = foreign.or(Some(header.store)),
+                    // A cut is true wherever the batch lies that names it.
+                    Place::Misplaced(header) => {
+                        ours = true;
+                        let batch = self.reader.whole(file, block, *header)?;
+                        self.add_cuts(&batch);
+                    }
+                    _ => {}
                 }
-                Place::Foreign(header) => foreign = foreign.or(Some(header.store)),
-                Place::Misplaced(_) => ours = true,
-                _ => {}
+                block += 1;
             }
         }
         match foreign {
@@ -123,12 +142,33 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Notes the cuts that a batch names; says whether it is as it was written.
+    fn add_cuts(&mut self, batch: &PlacedBatch) -> bool {
+        for (row, state) in batch.body.rows.iter().flatten() {
+            let from = row.offset as usize;
+            let payload = batch.bytes.get(from..from + row.length as usize);
+            if row.kind == Kind::Cut
+                && *state == RowState::Intact
+                && let Some(cut) = payload.and_then(CutRecord::decode)
+                && !self.cuts.contains(&cut)
+            {
+                self.cuts.push(cut);
+            }
+        }
+        batch.body.rows.as_ref().is_some_and(|rows| rows.iter().all(|(_, state)| *state == RowState::Intact))
+    }
+
     fn void_from(&self, segment: u32) -> Option<u32> {
         self.cuts.iter().filter(|cut| cut.segment == segment).map(|cut| cut.block).min()
     }
 
     pub(super) fn run(mut self) -> Result<Walked, LogError> {
         let (mut position, mut block) = (0, 0);
+        if self.files.is_empty() {
+            // A store has a segment before it has a note.
+            let rot = Verdict::ConfirmedRot(RotReason::SealedSegment);
+            self.find((0, 0), rot, Vec::new(), 2, "all segments are missing");
+        }
         loop {
             let Some(file) = self.files.get(position).copied() else {
                 return self.finish(position, 0, false);
@@ -156,7 +196,10 @@ impl<'a> Walk<'a> {
             match step {
                 Step::Go(next, at) => (position, block) = (next, at),
                 Step::End => return self.finish(position, block, false),
-                Step::Cut => return self.finish(position, block, true),
+                Step::Cut => {
+                    self.save_votes()?;
+                    return self.finish(position, block, true);
+                }
             }
         }
     }
@@ -211,10 +254,14 @@ impl<'a> Walk<'a> {
         (self.observe)(&batch.header, &batch.body, verdict);
         match &batch.body.rows {
             Some(rows) => {
+                let intact = |kind, state| kind == Kind::Cut && state == RowState::Intact;
+                if batch.header.block > 0 && rows.iter().any(|(row, state)| intact(row.kind, *state)) {
+                    self.cuts_repeated_in = Some(batch.header.segment);
+                }
                 self.replay.apply(&batch.header, rows, &batch.bytes);
                 self.records += rows.len() as u64;
             }
-            None => self.lose(1),
+            None => self.lose(batch.header.number, 1),
         }
         self.batches += 1;
         self.durable_mark = self.durable_mark.max(batch.header.durable_mark);
@@ -224,9 +271,9 @@ impl<'a> Walk<'a> {
         self.last = Some(batch.header);
     }
 
-    fn lose(&mut self, batches: u64) {
+    fn lose(&mut self, first: u64, batches: u64) {
         self.lost_batches += batches;
-        self.replay.lost_batches(batches);
+        self.replay.lost_batches(first, batches);
     }
 
     /// The table: decides about a place where the next batch is not simply there.
@@ -237,7 +284,7 @@ impl<'a> Walk<'a> {
                 cuts.iter().filter(|cut| cut.segment == segment).map(|cut| cut.block).min()
             };
             let survey = Survey::take(&mut self.reader, self.files, (position, block), self.store, &void)?;
-            self.durable_mark = self.durable_mark.max(survey.durable_mark());
+            self.durable_mark = self.durable_mark.max(survey.durable_mark);
             self.survey = Some(survey);
         }
         if let Some(survey) = &mut self.survey {
@@ -281,9 +328,30 @@ impl<'a> Walk<'a> {
                 Some(reason) => {
                     Ok(self.lost_here(here, Verdict::ConfirmedRot(reason), next, "no header where one was"))
                 }
-                None => Ok(self.tail(here, &place)),
+                None => Ok(self.tail(here, &place, next)),
             },
         }
+    }
+
+    /// What is about to be cut off may hold votes that were answered: damage to one batch that no later one confirms would
+    /// otherwise take both copies, the second in a good batch behind it. Remembering a vote that was never answered does
+    /// no harm.
+    fn save_votes(&mut self) -> Result<(), LogError> {
+        let (Some(survey), Some(last)) = (&self.survey, &self.last) else { return Ok(()) };
+        let in_flight = last.number + 1..=last.number.saturating_add(u64::from(last.window_batches));
+        let found: Vec<(usize, u32)> = survey
+            .headers
+            .iter()
+            .filter(|(_, _, header)| in_flight.contains(&header.number))
+            .map(|(position, block, _)| (*position, *block))
+            .collect();
+        for (position, block) in found {
+            let Some(file) = self.files.get(position) else { continue };
+            if let Place::Batch(batch) = self.reader.examine(file, block, self.store)? {
+                self.replay.save_votes(batch.body.rows.iter().flatten(), &batch.bytes);
+            }
+        }
+        Ok(())
     }
 
     fn next_valid(&self, here: (usize, u32), number: u64) -> Option<(usize, u32, BatchHeader)> {
@@ -361,8 +429,15 @@ impl<'a> Walk<'a> {
         let expected = self.expected.unwrap_or(1);
         match next {
             Some((position, block, header)) => {
-                // Nothing known of what came before the first batch: at least this place was something.
-                let lost = self.expected.map_or(1, |expected| header.number - expected);
+                // A batch that names another predecessor says that the one held here was not of this history.
+                let stranger = self.last_crc.is_some_and(|crc| crc != header.previous_crc);
+                let lost = match self.expected.map(|expected| header.number - expected) {
+                    Some(0) if stranger => 1,
+                    Some(lost) => lost,
+                    // Nothing known of what came before the first batch: as many as there were blocks, at the most.
+                    None if position == here.0 => u64::from(block - here.1).max(1),
+                    None => 2,
+                };
                 self.find(here, verdict, Vec::new(), lost, detail);
                 self.skip_to(&header);
                 Step::Go(position, block)
@@ -392,7 +467,7 @@ impl<'a> Walk<'a> {
     ) {
         let segment = self.files.get(here.0).map_or(0, |file| file.number);
         if lost > 0 {
-            self.lose(lost);
+            self.lose(self.expected.unwrap_or(0), lost);
         }
         self.findings.push(Finding {
             segment,

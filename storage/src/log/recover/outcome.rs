@@ -26,7 +26,8 @@ pub(crate) enum Resume {
 pub(crate) struct Walked {
     pub(crate) groups: BTreeMap<GroupId, GroupLog>,
     pub(crate) quarantined: Vec<(GroupId, Vec<LostRecord>)>,
-    pub(crate) single_votes: Vec<GroupId>,
+    /// Groups whose newest vote stands less than twice in the last segment, and how often it does.
+    pub(crate) thin_votes: Vec<(GroupId, u32)>,
     /// Batches lost since every group was last named.
     pub(crate) doubt: u64,
     /// Groups whose end is unknown while the log does not state it; and whether it does not state the doubt.
@@ -35,14 +36,17 @@ pub(crate) struct Walked {
     pub(crate) lost_batches: u64,
     pub(crate) cut: Option<Cut>,
     pub(crate) cuts: Vec<CutRecord>,
+    /// The last segment that names its cuts a second time.
+    pub(crate) cuts_repeated_in: Option<u32>,
     pub(crate) resume: Resume,
     pub(crate) spare: Option<u32>,
     /// Segments that hold nothing of the log.
     pub(crate) discard: Vec<u32>,
     /// Segments that stay.
     pub(crate) kept: Vec<u32>,
-    /// The segment whose last batches may be in a cache only.
-    pub(crate) sync: Option<u32>,
+    /// The segments that may be in a cache only: of the last batches and, so that it does not look empty beside the segment
+    /// that comes after it, the one that is cut.
+    pub(crate) sync: Vec<u32>,
     pub(crate) last_number: u64,
     pub(crate) last_crc: u32,
     pub(crate) last_is_idle: bool,
@@ -61,18 +65,19 @@ impl Walked {
         Walked {
             groups: BTreeMap::new(),
             quarantined: Vec::new(),
-            single_votes: Vec::new(),
+            thin_votes: Vec::new(),
             doubt: 0,
             unstated: (Vec::new(), false),
             findings: Vec::new(),
             lost_batches: 0,
             cut: None,
             cuts: Vec::new(),
+            cuts_repeated_in: None,
             resume: Resume::NewSegment { segment: 1 },
             spare: None,
             discard: Vec::new(),
             kept: Vec::new(),
-            sync: None,
+            sync: Vec::new(),
             last_number: 0,
             last_crc: 0,
             last_is_idle: false,
@@ -84,6 +89,11 @@ impl Walked {
             batches: 0,
             records: 0,
         }
+    }
+
+    /// Whether the log has been cut because of rot.
+    pub(super) fn ends_in_rot(&self) -> bool {
+        self.findings.last().is_some_and(|finding| finding.verdict.is_rot())
     }
 
     /// The part that is told.
@@ -126,7 +136,16 @@ impl Walk<'_> {
                     }
                     all => discard.extend(all.iter().map(|file| file.number)),
                 }
-                Resume::InPlace { segment: file.number, block, segment_blocks: self.declared_blocks(file) }
+                if block == 0 && file_blocks(file) != self.segment_blocks {
+                    // Not begun, and made with other settings: made anew.
+                    Resume::NewSegment { segment: file.number }
+                } else {
+                    Resume::InPlace {
+                        segment: file.number,
+                        block,
+                        segment_blocks: self.declared_blocks(file),
+                    }
+                }
             }
             (Some(file), true) => {
                 let next = if self.findings.last().is_some_and(|finding| finding.verdict.is_rot()) {
@@ -157,22 +176,25 @@ impl Walk<'_> {
                 void.iter().map(|segment| CutRecord { segment: *segment, block: 0, ..*cut })
             }));
         let replayed = self.replay.finish();
+        let mut sync: Vec<u32> = self.last_segment.into_iter().chain(cut.map(|cut| cut.segment)).collect();
+        sync.dedup();
         let last = self.last.as_ref();
         Ok(Walked {
             groups: self.replay.groups,
             quarantined: replayed.quarantined,
-            single_votes: replayed.single_votes,
+            thin_votes: replayed.thin_votes,
             doubt: replayed.doubt,
             unstated: replayed.unstated,
             findings: self.findings,
             lost_batches: self.lost_batches,
             cut,
             cuts: self.cuts,
+            cuts_repeated_in: self.cuts_repeated_in,
             resume,
             spare,
             discard,
             kept,
-            sync: self.last_segment,
+            sync,
             last_number: self.expected.unwrap_or(1).saturating_sub(1),
             last_crc: self.last_crc.unwrap_or(0),
             last_is_idle: last.is_some_and(|last| last.flags & flags::IDLE != 0),

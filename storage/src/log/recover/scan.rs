@@ -6,7 +6,9 @@
 
 use crate::disk::{Disk, DiskError, SegmentFile};
 use crate::error::LogError;
-use crate::format::{BLOCK_BYTES, BatchBody, BatchHeader, HeaderError, SECTOR_BYTES, is_zero, read_batch};
+use crate::format::{
+    BLOCK_BYTES, BatchBody, BatchHeader, HeaderError, RowState, SECTOR_BYTES, is_zero, read_batch,
+};
 use crate::types::StoreId;
 
 /// Blocks read at once.
@@ -150,11 +152,29 @@ impl<'a> Reader<'a> {
             Ok(header) => header,
             Err(place) => return Ok(place),
         };
+        Ok(Place::Batch(Box::new(self.whole(file, block, header)?)))
+    }
+
+    /// The batch to a header that was found at a block.
+    pub(in crate::log) fn whole(
+        &mut self,
+        file: &SegmentFile,
+        block: u32,
+        header: BatchHeader,
+    ) -> Result<PlacedBatch, DiskError> {
         let blocks = self.blocks(file, block, header.blocks)?;
-        let body = read_batch(&header, blocks.bytes);
+        let mut body = read_batch(&header, blocks.bytes);
         let has_bad_blocks = blocks.bad.contains(&true);
+        for (row, state) in body.rows.iter_mut().flatten().filter(|_| has_bad_blocks) {
+            // Bytes that cannot be read count as zeros here, and zeros may be what the payload was.
+            let (from, to) = (row.offset as usize, row.offset as usize + row.length as usize);
+            let touched = from / BLOCK_BYTES..to.div_ceil(BLOCK_BYTES);
+            if row.length > 0 && blocks.bad.get(touched).is_some_and(|bad| bad.contains(&true)) {
+                *state = RowState::Damaged;
+            }
+        }
         let bytes = blocks.bytes.to_vec();
-        Ok(Place::Batch(Box::new(PlacedBatch { header, body, has_bad_blocks, bytes })))
+        Ok(PlacedBatch { header, body, has_bad_blocks, bytes })
     }
 
     /// The header at a block if it belongs there, else what is there.
@@ -193,6 +213,8 @@ pub(in crate::log) struct Survey {
     pub(in crate::log) unreadable: Vec<(usize, u32)>,
     /// The last block of everything that is not zero, in order.
     used: Vec<(usize, u32)>,
+    /// The highest durable mark that any header of ours states, wherever it lies: it is true even there.
+    pub(in crate::log) durable_mark: u64,
 }
 
 impl Survey {
@@ -204,8 +226,13 @@ impl Survey {
         store: StoreId,
         void_from: &dyn Fn(u32) -> Option<u32>,
     ) -> Result<Survey, LogError> {
-        let mut survey =
-            Survey { headers: Vec::new(), misplaced: Vec::new(), unreadable: Vec::new(), used: Vec::new() };
+        let mut survey = Survey {
+            headers: Vec::new(),
+            misplaced: Vec::new(),
+            unreadable: Vec::new(),
+            used: Vec::new(),
+            durable_mark: 0,
+        };
         for (position, file) in files.iter().enumerate().skip(from.0) {
             let mut block = if position == from.0 { from.1 } else { 0 };
             let end = file_blocks(file).min(void_from(file.number).unwrap_or(u32::MAX));
@@ -214,12 +241,19 @@ impl Survey {
                 match reader.header(file, block, store)? {
                     Ok(header) => {
                         step = header.blocks.max(1);
+                        for inner in block + 1..(block + step).min(end) {
+                            if let Err(other) = reader.header(file, inner, store)? {
+                                survey.mark(&other);
+                            }
+                        }
+                        survey.durable_mark = survey.durable_mark.max(header.durable_mark);
                         survey.used.push((position, (block + step - 1).min(end - 1)));
                         survey.headers.push((position, block, header));
                     }
                     Err(Place::Zero) => {}
                     Err(other) => {
                         survey.used.push((position, block));
+                        survey.mark(&other);
                         match other {
                             Place::Misplaced(_) => survey.misplaced.push((position, block)),
                             Place::Unreadable => survey.unreadable.push((position, block)),
@@ -246,9 +280,9 @@ impl Survey {
         self.used.is_empty()
     }
 
-    /// Whether anything but the very first block is not zero.
-    pub(in crate::log) fn reaches_beyond_first_block(&self) -> bool {
-        self.used.iter().any(|place| *place != (0, 0))
+    /// Whether a file holds nothing but zeros that can be read.
+    pub(in crate::log) fn is_empty(&self, position: usize) -> bool {
+        !self.used.iter().any(|(used, _)| *used == position)
     }
 
     /// How many blocks of each file, counted from a place (or the file's start), reach up to its last block in use.
@@ -270,8 +304,10 @@ impl Survey {
             .find(|(position, block, header)| (*position, *block) >= place && header.number >= number)
     }
 
-    /// The highest durable mark that any of the headers states.
-    pub(in crate::log) fn durable_mark(&self) -> u64 {
-        self.headers.iter().map(|(_, _, header)| header.durable_mark).max().unwrap_or(0)
+    /// Takes the durable mark of a header that lies where it does not belong.
+    fn mark(&mut self, place: &Place) {
+        if let Place::Misplaced(header) = place {
+            self.durable_mark = self.durable_mark.max(header.durable_mark);
+        }
     }
 }

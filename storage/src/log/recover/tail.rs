@@ -4,34 +4,40 @@
 //! more than one interrupted window of writes would be needed to explain is rot.
 
 use super::judge::{Step, Walk};
-use super::scan::{Place, file_blocks};
+use super::scan::{Place, Survey};
 use super::{RotReason, Verdict};
 use crate::disk::SegmentFile;
-use crate::format::BLOCK_BYTES;
+use crate::format::{BLOCK_BYTES, BatchHeader};
+use crate::log::options::LogOptions;
 
 impl Walk<'_> {
     /// No header here, and nothing later says that there was one: the end, an interrupted write, or worse.
-    pub(super) fn tail(&mut self, here: (usize, u32), place: &Place) -> Step {
+    pub(super) fn tail(
+        &mut self,
+        here: (usize, u32),
+        place: &Place,
+        next: Option<(usize, u32, BatchHeader)>,
+    ) -> Step {
         let Some(survey) = &self.survey else { return Step::Cut };
         let is_clean = survey.is_clean();
         let odd_size = self.files_of_odd_size(here.0);
-        let lost_segment = self.lost_segment_after(here).filter(|_| is_clean);
+        let lost_segment = self.lost_segment_after(here, survey);
         if let Some((position, block)) = survey.unreadable.first().copied() {
             let other = self.files.get(position).map_or(0, |file| file.number);
             let detail = format!("block {block} of segment {other} cannot be read");
-            return self.lost_here(here, Verdict::Unreadable, None, &detail);
+            return self.lost_here(here, Verdict::Unreadable, next, &detail);
         }
         if let Some((position, block)) = survey.misplaced.first().copied() {
             let other = self.files.get(position).map_or(0, |file| file.number);
             let detail = format!("block {block} of segment {other} holds a batch that belongs elsewhere");
-            return self.lost_here(here, Verdict::Misdirected, None, &detail);
+            return self.lost_here(here, Verdict::Misdirected, next, &detail);
         }
         if let Some(detail) = lost_segment {
-            return self.lost_here(here, Verdict::ConfirmedRot(RotReason::SealedSegment), None, &detail);
+            return self.lost_here(here, Verdict::ConfirmedRot(RotReason::SealedSegment), next, &detail);
         }
         if let Some(number) = odd_size {
             let detail = format!("segment {number} does not have the length it was made with");
-            return self.lost_here(here, Verdict::RotBeyondWindow, None, &detail);
+            return self.lost_here(here, Verdict::RotBeyondWindow, next, &detail);
         }
         if is_clean {
             if self.batches > 0 || here != (0, 0) {
@@ -43,7 +49,7 @@ impl Walk<'_> {
             return self.lost_here(
                 here,
                 Verdict::RotBeyondWindow,
-                None,
+                next,
                 "more is damaged than can have been in flight",
             );
         }
@@ -58,26 +64,25 @@ impl Walk<'_> {
 
     /// Segments are made one after the other, each only when the one before it has begun. So behind the place where the
     /// log ends there is at most one more, and it is the next in number.
-    fn lost_segment_after(&self, here: (usize, u32)) -> Option<String> {
+    fn lost_segment_after(&self, here: (usize, u32), survey: &Survey) -> Option<String> {
         let numbers = self.files.iter().skip(here.0).map(|file| file.number);
         let mut pairs = numbers.clone().zip(numbers.skip(1));
         if let Some((one, _)) = pairs.find(|(one, two)| one.checked_add(1) != Some(*two)) {
             return Some(format!("segment {} is missing", one + 1));
         }
         let unstarted = if here.1 == 0 { here.0 } else { here.0 + 1 };
-        let empty = self.files.get(unstarted).filter(|_| unstarted + 1 < self.files.len())?;
+        let mut followed = unstarted..self.files.len().saturating_sub(1);
+        let empty = self.files.get(followed.find(|position| survey.is_empty(*position))?)?;
         Some(format!("segment {} is empty, but a later one has been made", empty.number))
     }
 
-    /// A file from a place on whose length is none that segments are made with.
+    /// A file from a place on whose length is none that segments are made with. How long a segment is that has not begun
+    /// nobody says: it may have been made with other settings than the present ones.
     fn files_of_odd_size(&self, from: usize) -> Option<u32> {
-        let declared = self.last.as_ref().map(|last| last.segment_blocks);
-        let odd = |file: &&SegmentFile| {
-            let blocks = file_blocks(file);
-            !file.bytes.is_multiple_of(BLOCK_BYTES as u64)
-                || (Some(blocks) != declared && blocks != self.segment_blocks && self.last.is_some())
-                || (self.last.as_ref().is_some_and(|last| last.segment == file.number)
-                    && Some(blocks) != declared)
+        let last = self.last.as_ref()?;
+        let odd = |file: &&SegmentFile| match last.segment == file.number {
+            true => file.bytes != u64::from(last.segment_blocks) * BLOCK_BYTES as u64,
+            false => !LogOptions::is_segment_length(file.bytes),
         };
         self.files.iter().skip(from).find(odd).map(|file| file.number)
     }
@@ -86,9 +91,10 @@ impl Walk<'_> {
     fn exceeds_window(&self, here: (usize, u32)) -> bool {
         let Some(survey) = &self.survey else { return false };
         let Some(last) = &self.last else {
-            // Nothing has been found. A new store begins with one empty batch of one block, durable before anything else.
-            return self.files.first().is_some_and(|file| file.number != 1)
-                || survey.reaches_beyond_first_block();
+            // Only the very first batch, which takes one block and is durable before anything else is written, or, after a
+            // cut there, the first one of the next segment.
+            let is_first = self.files.first().is_some_and(|file| file.number == 1);
+            return !is_first || self.files.len() > 2 || survey.extents(here).any(|blocks| blocks > 1);
         };
         survey.extents(here).any(|blocks| blocks > last.window_blocks)
             || survey.headers.len() > last.window_batches as usize

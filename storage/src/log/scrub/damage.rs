@@ -11,8 +11,11 @@ use crate::format::{BLOCK_BYTES, Kind, Row, RowState};
 use crate::log::reading;
 use crate::log::recover::scan::PlacedBatch;
 use crate::log::recover::{Finding, NamedRecord, RotReason, Verdict};
-use crate::log::shared::VoteWork;
+use crate::log::shared::{VoteWork, Work};
 use crate::types::GroupId;
+
+/// So many entries of a group are written anew because they would be doubted; if there are more, peers must help some day.
+const DOUBTFUL_ENTRIES: usize = 1_024;
 
 /// Damage, and what of the segment it makes useless.
 pub(super) struct Harm {
@@ -131,8 +134,17 @@ impl Scrubber {
         if !harm.blocks.is_empty() {
             let bytes = at(harm.blocks.start)..at(harm.blocks.end);
             for (group, log) in &state.groups {
+                let committed = self.committed.get(group).copied();
+                let doubtful = log.uncommitted_before((segment, bytes.start), committed);
+                entries.extend(doubtful.into_iter().take(DOUBTFUL_ENTRIES).map(|index| (*group, index)));
                 entries
                     .extend(log.entries_in(segment, bytes.clone()).into_iter().map(|index| (*group, index)));
+            }
+        }
+        // An earlier round may have seen to them already.
+        for work in &state.queue {
+            if let Work::Repair { group, entry, .. } = work {
+                entries.remove(&(*group, entry.record.index));
             }
         }
         Some(entries.into_iter().collect())
