@@ -165,7 +165,13 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         true => None,
         false => Some(Processes::start(&topology, &find_tercet(args.tercet.as_deref())?, dir.path())?),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // One thread for the load: more would fight with the nodes for the cores, and a lone client would wake across threads.
+    // Nodes in this process need workers.
+    let mut runtime = match processes {
+        Some(_) => tokio::runtime::Builder::new_current_thread(),
+        None => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build()?;
     let measured = runtime.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

@@ -5,6 +5,7 @@
 mod cluster;
 mod floor;
 mod load;
+mod log;
 mod machine;
 mod nodes;
 mod report;
@@ -19,6 +20,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use cluster::ClusterArgs;
+use log::LogArgs;
 
 #[derive(Parser)]
 #[command(
@@ -30,6 +32,7 @@ use cluster::ClusterArgs;
 Examples:
   tercet-bench cluster
   tercet-bench cluster --clients 256 --seconds 30 --json > figures.json
+  tercet-bench log --sizes 512,4096 --depths 1,16
 
 Build with --release, and give a --dir on the disk that is to be measured. bench/README.md says what is measured.")]
 struct Cli {
@@ -41,6 +44,8 @@ struct Cli {
 enum Verb {
     /// Five nodes on this machine under a closed-loop append load
     Cluster(ClusterArgs),
+    /// The segment log beside the bare disk under it, by record size and depth
+    Log(LogArgs),
     /// Becomes PROGRAM, and ends when the parent does
     #[command(name = "child", hide = true)]
     Child(ChildArgs),
@@ -54,6 +59,10 @@ struct ChildArgs {
     command: Vec<OsString>,
 }
 
+/// The load shares its cores with the nodes that it measures.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
@@ -65,6 +74,7 @@ fn main() -> ExitCode {
         .init();
     let done = match verb {
         Verb::Cluster(args) => cluster::run(&args),
+        Verb::Log(args) => log::run(&args),
         Verb::Child(args) => be_child(args),
     };
     match done {

@@ -203,10 +203,12 @@ impl Disk for PortableDisk {
         if wait == Wait::Forever && is_alone && state.done.is_empty() {
             let write = std::mem::take(&mut state.waiting);
             drop(state);
+            let begin = Instant::now();
+            let bytes = write.iter().map(|write| write.buffer.len()).sum();
             into.extend(self.shared.write_all(write));
             let mut state = self.shared.lock();
             let met = std::mem::take(&mut state.woken);
-            state.company.wrote(met);
+            state.company.wrote_here(met, bytes, begin.elapsed());
             return Ok(());
         }
         self.shared.begin(&mut state);
@@ -277,7 +279,8 @@ mod tests {
         };
         submit(0);
         finish(1);
-        assert!(disk.shared.lock().company.is_alone());
+        assert_eq!(disk.shared.lock().under_way, 0);
+        disk.shared.lock().company = Company::default();
         (1..9).for_each(submit);
         finish(8);
         assert!(!disk.shared.lock().company.is_alone());

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::group::Released;
-use super::options::blocks_of;
+use super::options::{POOLED_BUFFERS, blocks_of};
 use super::shared::{Closing, Repaired, Shared, State, VoteWork, Work};
 use crate::disk::{AlignedBuffer, Completion, DiskError, SegmentWrite, Wait};
 use crate::error::LogError;
@@ -25,9 +25,6 @@ use crate::format::{
     BLOCK_BYTES, BatchHeader, CheckpointState, CutRecord, encode_batch, flags, payload_start,
 };
 use crate::types::{Done, GroupId};
-
-/// Buffers kept for reuse: no more than this many, and none larger than twice the usual batch.
-const POOLED_BUFFERS: usize = 8;
 
 pub(crate) struct Committer {
     pub(super) shared: Arc<Shared>,

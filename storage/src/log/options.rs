@@ -4,6 +4,9 @@ use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, batch_bytes};
 use crate::types::StoreId;
 
+/// Write buffers kept for reuse: no more than this many, and none larger than twice the usual batch.
+pub(crate) const POOLED_BUFFERS: usize = 4;
+
 /// Settings of the segment log. All of them may differ from one opening to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogOptions {
@@ -57,6 +60,14 @@ impl LogOptions {
     /// Whether a segment may be so long.
     pub(crate) fn is_segment_length(bytes: u64) -> bool {
         bytes.is_multiple_of(BLOCK_BYTES as u64) && (16 * BLOCK_BYTES as u64..1 << 32).contains(&bytes)
+    }
+
+    /// The most memory that the log takes for payloads and buffers, beyond what has been handed in and is not durable yet and
+    /// 20 bytes for each entry that is not purged: the cache, and the write buffers in flight and kept for reuse. A record
+    /// larger than the usual batch takes a buffer of its own size while it is being written.
+    pub fn memory_bound_bytes(&self) -> usize {
+        let buffers = self.in_flight_batches as usize + POOLED_BUFFERS;
+        self.cache_bytes + buffers * 2 * self.batch_limit_bytes
     }
 
     pub(crate) fn segment_blocks(&self) -> u32 {
