@@ -36,7 +36,7 @@ pub use stats::LogStats;
 
 use crate::disk::{Disk, DiskError, Wait};
 use crate::error::LogError;
-use crate::format::NO_TERM;
+use crate::format::{NO_TERM, NUMBER_LIMIT};
 use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord};
 use committer::Committer;
 use recover::RecoveryReport;
@@ -125,6 +125,7 @@ impl SegmentLog {
                 let bytes = record.payload.len();
                 return Err(LogError::RecordTooLarge { group, bytes, limit_bytes: limit });
             }
+            in_range(group, record.index)?;
             bytes += record.payload.len();
             // Outside the lock: this is where the bytes are gone through.
             let crc = crc32fast::hash(&record.payload);
@@ -176,6 +177,7 @@ impl SegmentLog {
     /// Notes how far the group has committed. Rides with the next batch, or the next idle one; nobody waits. What has been
     /// committed must never be truncated or replaced: where a batch is lost, recovery believes the older entries up to here.
     pub fn save_committed(&self, group: GroupId, committed: LogPoint) -> Result<(), LogError> {
+        in_range(group, committed.index)?;
         let first = {
             let mut state = self.0.shared.lock();
             state.accepts()?;
@@ -220,6 +222,7 @@ impl SegmentLog {
 
     /// Drops everything up to a point, which may lie beyond the end (a snapshot has taken its place).
     pub fn purge(&self, group: GroupId, upto: LogPoint, done: Done) -> Result<(), LogError> {
+        in_range(group, upto.index)?;
         {
             let mut state = self.0.shared.lock();
             state.accepts()?;
@@ -316,6 +319,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.end(Closing::Abandon);
     }
+}
+
+fn in_range(group: GroupId, index: u64) -> Result<(), LogError> {
+    if index < NUMBER_LIMIT { Ok(()) } else { Err(LogError::IndexOutOfRange { group, index }) }
 }
 
 /// The committer's thread.

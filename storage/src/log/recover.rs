@@ -21,6 +21,7 @@
 //! Invariants: reading changes nothing on the disk; afterwards [`open`] makes what was accepted durable (a killed process
 //! may have left it in a cache) before anybody hears of it, and after a cut goes on in a new segment that names the cut.
 
+mod ending;
 mod judge;
 mod replay;
 mod scan;

@@ -65,7 +65,7 @@ impl Sample {
 /// A finding without its place; the end of the log is none.
 fn noted(finding: &Finding) -> Option<Found> {
     let records = finding.records.iter().map(|record| (record.group, record.kind, record.index)).collect();
-    (finding.verdict != Verdict::EndOfLog).then(|| Found {
+    (finding.verdict != Verdict::EndOfLog).then_some(Found {
         verdict: finding.verdict,
         records,
         lost_batches: finding.lost_batches,

@@ -5,6 +5,7 @@
 mod behaviour;
 mod crash;
 mod damage;
+mod fuzz;
 mod golden;
 mod harness;
 mod oracle;

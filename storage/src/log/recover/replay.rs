@@ -16,6 +16,9 @@ use crate::types::{GroupId, LogPoint};
 /// Holes up to this size are kept entry by entry.
 const HOLE_ENTRIES: u64 = 65_536;
 
+/// Groups whose newest vote stands less than twice in the last segment, and how often it does.
+pub(crate) type ThinVotes = Vec<(GroupId, u32)>;
+
 #[derive(Default)]
 pub(super) struct Replay {
     pub(super) groups: BTreeMap<GroupId, GroupLog>,
@@ -206,7 +209,7 @@ impl Replay {
     }
 
     /// Ends the replay: what is lost of each group, and the votes of which the last segment holds less than two copies.
-    pub(super) fn finish(&mut self) -> (Vec<(GroupId, Vec<LostRecord>)>, Vec<(GroupId, u32)>) {
+    pub(super) fn finish(&mut self) -> (Vec<(GroupId, Vec<LostRecord>)>, ThinVotes) {
         let mut quarantined = Vec::new();
         let mut thin = Vec::new();
         for (group, log) in &mut self.groups {
