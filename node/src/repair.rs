@@ -32,6 +32,8 @@ use crate::raft::vote_after_loss;
 
 /// Before the voters are asked again.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Stands for the term of an entry that is kept though its term is lost.
+const TERM_NOT_KNOWN: u64 = u64::MAX;
 /// Lost entries that are asked for in one request.
 const WANTED_AT_ONCE: usize = 64;
 
@@ -120,15 +122,27 @@ impl Repair<'_> {
         self.node.groups.set(self.group, Standing::Quarantined(quarantine));
     }
 
-    /// Settles the first thing that is lost: entries before the tail, the tail before the vote.
+    /// Settles the first thing that is lost. With an unknown end, entries near it may have been replaced: what differs from
+    /// the leader's log goes first, then entries are restored, then the end is copied; the vote comes last.
     async fn round(&mut self) -> Result<(), Halt> {
+        let is_tail_lost =
+            |lost: &[LostRecord]| lost.iter().any(|lost| matches!(lost, LostRecord::Tail { .. }));
+        let mut leader = None;
+        if is_tail_lost(&self.log.lost(self.group)) {
+            let found = Survey::of(self.node, self.group, &[], None).await.leader(self.own_vote_term());
+            let Some((node, last)) = found else {
+                return Err(Halt::Waits("a leader of the present term, to tell how the log went on".into()));
+            };
+            self.cut_back_to(node).await?;
+            leader = Some((node, last));
+        }
         let lost = self.log.lost(self.group);
         let entries = self.wanted(&lost);
         if !entries.is_empty() {
             return self.settle_entries(&entries).await;
         }
-        if lost.iter().any(|lost| matches!(lost, LostRecord::Tail { .. })) {
-            return self.settle_tail().await;
+        if let Some((leader, last)) = leader {
+            return self.settle_tail(leader, last).await;
         }
         if lost.contains(&LostRecord::Vote) {
             return self.settle_vote().await;
@@ -202,24 +216,19 @@ impl Repair<'_> {
 
     /// Truncates before an entry that was never committed.
     async fn drop_from(&mut self, index: u64) -> Result<(), Halt> {
-        let kept = index.checked_sub(1).and_then(|before| self.log.point(self.group, before));
-        let purged = self.log.state(self.group).purged.map_or(0, |purged| purged.index);
-        if kept.is_none() && index > purged + 1 {
-            // The entry before it is damaged too, and is settled first: the order of `wanted` sees to it.
-            return Err(Halt::Waits(format!("entry {}: its term", index - 1)));
-        }
+        // Of an entry that is lost itself the term may not be known; the log takes that for what it is.
+        let before = index.saturating_sub(1);
+        let point = self.log.point(self.group, before);
+        let kept = (index > self.first_index().max(1))
+            .then(|| point.unwrap_or(LogPoint { term: TERM_NOT_KNOWN, index: before }))
+            .or(point);
         durable(|done| self.log.truncate_after(self.group, kept, done)).await?;
         tracing::warn!(group = self.group, index, "entries from here on were never committed: dropped");
         Ok(())
     }
 
-    /// Makes the log equal to a leader's, then declares its end known. See [`judge`] for why a leader's word is enough.
-    async fn settle_tail(&mut self) -> Result<(), Halt> {
-        let leader = Survey::of(self.node, self.group, &[], None).await.leader(self.own_vote_term());
-        let Some((leader, last)) = leader else {
-            return Err(Halt::Waits("a leader of the present term, to tell how the log went on".into()));
-        };
-        self.cut_back_to(leader).await?;
+    /// Copies what follows from a leader's log, then declares the end known. See [`judge`] for why a leader's word is enough.
+    async fn settle_tail(&mut self, leader: u64, last: u64) -> Result<(), Halt> {
         loop {
             let next =
                 self.log.state(self.group).last.map_or(0, |last| last.index + 1).max(self.first_index());
@@ -244,12 +253,16 @@ impl Repair<'_> {
         self.log.state(self.group).purged.map_or(0, |purged| purged.index + 1)
     }
 
-    /// Truncates what the leader does not have.
+    /// Truncates what follows the last entry that is certain here and held by the leader, but nothing committed.
     async fn cut_back_to(&mut self, leader: u64) -> Result<(), Halt> {
         let Some(last) = self.log.state(self.group).last else { return Ok(()) };
+        let floor = self.committed().max(self.first_index().saturating_sub(1));
         let mut index = last.index;
-        while index >= self.first_index().max(1) && index > self.committed() {
-            let Some(own) = self.log.point(self.group, index) else { break };
+        while index > floor {
+            let Some(own) = self.log.point(self.group, index) else {
+                index -= 1;
+                continue;
+            };
             let wanted = [Wanted { index, term: Some(own.term) }];
             match Survey::of_one(self.node, self.group, leader, &wanted).await {
                 Some(records) if !records.is_empty() => break,

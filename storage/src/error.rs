@@ -28,6 +28,14 @@ pub enum LogError {
         /// The index that came.
         got: u64,
     },
+    /// An index of 2^63 or more.
+    #[error("group {group}: index {index} is out of range")]
+    IndexOutOfRange {
+        /// The group.
+        group: GroupId,
+        /// The index.
+        index: u64,
+    },
     /// The group's log does not hold this point.
     #[error("group {group}: the log does not hold {point}")]
     NoSuchPoint {

@@ -45,6 +45,9 @@ pub const ROW_BYTES: usize = 56;
 /// In a row's previous-term field: the log had no entry and no purge point before this one. As a term: not known.
 pub const NO_TERM: u64 = u64::MAX;
 
+/// Indexes, votes and batches are numbered below this: so one can always be added.
+pub const NUMBER_LIMIT: u64 = 1 << 63;
+
 /// Whether bytes are all zero; compares whole blocks at once.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];

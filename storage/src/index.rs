@@ -6,11 +6,14 @@
 //!   between the two halves of a batch: one [`Index::commit`] is atomic.
 //! - A batch that runs beside an iterator or a merge may deadlock (its own list of known bugs says so): readers and the
 //!   batch exclude each other here, since sled's handle is not `Sync` anyway. Flushing does not need that.
-//! - Damaged files make it return errors or panic: both are caught, here and in [`Index::open`].
+//! - Damaged files make it return errors or panic: both are caught, here and in [`Index::open`]. Damaged metadata may make
+//!   it go on with a tree that has holes, and search for ever: [`precheck`] looks for that first.
 //! - Opening runs the `sync` command (it says so itself); there is no way to switch that off.
 //!
 //! Invariant: after [`Index::commit`] has returned without an error its changes are durable, all of them or (after an
 //! error) none that a later opening shows halfway.
+
+mod precheck;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -42,7 +45,7 @@ pub enum IndexError {
         /// The words for it.
         message: String,
     },
-    /// sled panicked, which means damaged files.
+    /// The files are damaged: sled's metadata does not add up, or sled panicked.
     #[error("{operation}: the index is damaged: {message}")]
     Damaged {
         /// What was being done.
@@ -216,7 +219,12 @@ fn open_sled(dir: &Path) -> Result<Db, IndexError> {
         .cache_capacity_bytes(CACHE_BYTES)
         .flush_every_ms(None)
         .zstd_compression_level(1);
-    guarded("open", || config.open())
+    let damage = precheck::find_damage(dir)
+        .map_err(|error| IndexError::Io { operation: "open", message: error.to_string() })?;
+    match damage {
+        Some(message) => Err(IndexError::Damaged { operation: "open", message }),
+        None => guarded("open", || config.open()),
+    }
 }
 
 /// Renames the directory to the first free `<name>.damaged-<n>`.

@@ -40,7 +40,7 @@ pub use stats::LogStats;
 
 use crate::disk::{Disk, DiskError, Wait};
 use crate::error::LogError;
-use crate::format::{BLOCK_BYTES, NO_TERM};
+use crate::format::{BLOCK_BYTES, NO_TERM, NUMBER_LIMIT};
 use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord};
 use committer::Committer;
 use recover::RecoveryReport;
@@ -129,6 +129,7 @@ impl SegmentLog {
                 let bytes = record.payload.len();
                 return Err(LogError::RecordTooLarge { group, bytes, limit_bytes: limit });
             }
+            in_range(group, record.index)?;
             bytes += record.payload.len();
             // Outside the lock: this is where the bytes are gone through.
             let crc = crc32fast::hash(&record.payload);
@@ -178,10 +179,11 @@ impl SegmentLog {
             let log = state.groups.entry(group).or_default();
             // Lost votes may have had the numbers right after the newest that is known.
             let step = if log.vote_lost { VOTE_STEP_AFTER_LOSS } else { 1 };
-            log.vote.sequence = log.vote.sequence.max(log.newest_vote_named) + step;
+            let sequence = log.vote.sequence.max(log.newest_vote_named).saturating_add(step);
+            in_range(group, sequence)?;
+            log.vote.sequence = sequence;
             log.vote.bytes = Some(vote.clone());
             log.vote_lost = false;
-            let sequence = log.vote.sequence;
             state.votes.push_back(VoteWork { group, sequence, bytes: vote, done: Some(done) });
         }
         self.0.shared.kick();
@@ -191,6 +193,7 @@ impl SegmentLog {
     /// Notes how far the group has committed. Rides with the next batch, or the next idle one; nobody waits. What has been
     /// committed must never be truncated or replaced: where a batch is lost, recovery believes the older entries up to here.
     pub fn save_committed(&self, group: GroupId, committed: LogPoint) -> Result<(), LogError> {
+        in_range(group, committed.index)?;
         let first = {
             let mut state = self.0.shared.lock();
             state.accepts()?;
@@ -237,6 +240,7 @@ impl SegmentLog {
 
     /// Drops everything up to a point, which may lie beyond the end (a snapshot has taken its place).
     pub fn purge(&self, group: GroupId, upto: LogPoint, done: Done) -> Result<(), LogError> {
+        in_range(group, upto.index)?;
         {
             let mut state = self.0.shared.lock();
             state.accepts()?;
@@ -338,6 +342,11 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.end(Closing::Abandon);
     }
+}
+
+/// Indexes and the numbers of votes have a limit, so that one can always be added.
+fn in_range(group: GroupId, index: u64) -> Result<(), LogError> {
+    if index < NUMBER_LIMIT { Ok(()) } else { Err(LogError::IndexOutOfRange { group, index }) }
 }
 
 /// The committer's thread.

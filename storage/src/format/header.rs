@@ -25,7 +25,7 @@
 //! ```
 
 use super::le::{put, u16_at, u32_at, u64_at};
-use super::{BLOCK_BYTES, HEADER_BYTES, MAGIC, ROW_BYTES, VERSION, is_zero};
+use super::{BLOCK_BYTES, HEADER_BYTES, MAGIC, NUMBER_LIMIT, ROW_BYTES, VERSION, is_zero};
 use crate::types::StoreId;
 
 /// Bits of [`BatchHeader::flags`].
@@ -164,7 +164,7 @@ impl BatchHeader {
     fn is_consistent(&self) -> bool {
         let end = u64::from(self.block) + u64::from(self.blocks);
         self.flags & !flags::ALL == 0
-            && self.number > 0
+            && (1..NUMBER_LIMIT).contains(&self.number)
             && self.durable_mark < self.number
             && (self.block == 0) == (self.flags & flags::FIRST != 0)
             && u64::from(self.blocks) == self.content_bytes().div_ceil(BLOCK_BYTES as u64)

@@ -26,6 +26,7 @@
 
 use bytes::Bytes;
 
+use super::NUMBER_LIMIT;
 use super::le::{put, u32_at, u64_at};
 use crate::types::LogPoint;
 
@@ -121,6 +122,11 @@ impl CheckpointState {
             tail_unknown: flags & TAIL_UNKNOWN != 0,
             vote_lost: flags & VOTE_LOST != 0,
         };
+        let points = [state.purged, state.committed, state.last, state.truncation.flatten()];
+        let numbers = points.iter().flatten().map(|point| point.index).chain([state.vote_sequence]);
+        if numbers.into_iter().any(|number| number >= NUMBER_LIMIT) {
+            return None;
+        }
         // Whatever decodes must encode to the same bytes: this refuses unknown flags and fields without their flag.
         (state.encode() == bytes).then_some(state)
     }
@@ -155,7 +161,7 @@ impl CutRecord {
 
     /// Reads a payload; `None` when it makes no sense.
     pub fn decode(bytes: &[u8]) -> Option<CutRecord> {
-        if bytes.len() != Self::BYTES || u32_at(bytes, 20) != 0 {
+        if bytes.len() != Self::BYTES || u32_at(bytes, 20) != 0 || u64_at(bytes, 8) >= NUMBER_LIMIT {
             return None;
         }
         Some(CutRecord {

@@ -22,7 +22,7 @@
 //! tail); payloads with zeros of their own must not look like that.
 
 use super::le::{put, u16_at, u32_at, u64_at};
-use super::{HEADER_BYTES, ROW_BYTES};
+use super::{HEADER_BYTES, NUMBER_LIMIT, ROW_BYTES};
 use crate::types::{GroupId, LogPoint};
 
 /// What a record is.
@@ -144,6 +144,14 @@ pub enum TableError {
         /// The row's number, from 0.
         row: usize,
     },
+    /// A number that nothing can have.
+    #[error("row {row}: the number {number} is out of range")]
+    Number {
+        /// The row's number, from 0.
+        row: usize,
+        /// The index, sequence or batch number found.
+        number: u64,
+    },
     /// Payloads do not follow each other.
     #[error("row {row}: the payload is not where it should be")]
     Offset {
@@ -178,6 +186,10 @@ impl Row {
         let kind = Kind::from_byte(bytes[4]).ok_or(TableError::Kind { row, kind: bytes[4] })?;
         if u16_at(bytes, 6) != 0 {
             return Err(TableError::Reserved { row });
+        }
+        let number = u64_at(bytes, 8);
+        if number >= NUMBER_LIMIT {
+            return Err(TableError::Number { row, number });
         }
         Ok(Row {
             group: u32_at(bytes, 0),

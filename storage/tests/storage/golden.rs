@@ -4,7 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tercet_storage::format::{
     BLOCK_BYTES, BatchHeader, CheckpointState, CutRecord, HEADER_BYTES, HeaderError, Kind, NO_TERM,
-    ROW_BYTES, Row, RowState, Tag, batch_bytes, decode_table, encode_batch, flags, payload_start, read_batch,
+    NUMBER_LIMIT, ROW_BYTES, Row, RowState, Tag, batch_bytes, decode_table, encode_batch, flags,
+    payload_start, read_batch,
 };
 use tercet_storage::{LogPoint, StoreId};
 
@@ -263,7 +264,7 @@ fn any_row() -> impl Strategy<Value = (Row, Vec<u8>)> {
             group,
             kind: Kind::from_byte(kind).unwrap(),
             tag,
-            index,
+            index: index % NUMBER_LIMIT,
             term,
             leader,
             previous_term,
@@ -333,10 +334,10 @@ proptest! {
         flags: u8, vote in prop::collection::vec(any::<u8>(), 0..40), numbers: [u64; 9]
     ) {
         let point = |bit: u8, at: usize| {
-            (flags & bit != 0).then_some(LogPoint { index: numbers[at], term: numbers[at + 1] })
+            (flags & bit != 0).then_some(LogPoint { index: numbers[at] % NUMBER_LIMIT, term: numbers[at + 1] })
         };
         let state = CheckpointState {
-            vote_sequence: numbers[0],
+            vote_sequence: numbers[0] % NUMBER_LIMIT,
             vote: (flags & 1 != 0).then(|| Bytes::from(vote)),
             purged: point(2, 1),
             committed: point(4, 3),

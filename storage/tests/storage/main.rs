@@ -6,6 +6,7 @@ mod behaviour;
 mod crash;
 mod damage;
 mod full;
+mod fuzz;
 mod golden;
 mod harness;
 mod mending;

@@ -12,7 +12,7 @@ use std::collections::btree_map::Entry;
 use bytes::Bytes;
 
 use super::LostRecord;
-use crate::format::{BatchHeader, CheckpointState, Kind, NO_TERM, Row, RowState, Tag, flags};
+use crate::format::{BatchHeader, CheckpointState, Kind, NO_TERM, NUMBER_LIMIT, Row, RowState, Tag, flags};
 use crate::log::group::{GroupLog, Place, Restored, Slot, Vote};
 use crate::types::{GroupId, LogPoint};
 
@@ -232,7 +232,7 @@ impl Replay {
         self.run = LostRun { next: first.saturating_add(count), batches: before.saturating_add(count) };
         // The copies of a vote are in two batches that follow each other: one lost batch cannot hold both.
         let pair = self.run.batches >= 2;
-        (self.doubt, self.doubt_is_stated) = (self.doubt.saturating_add(count), false);
+        (self.doubt, self.doubt_is_stated) = (self.doubt.saturating_add(count).min(NUMBER_LIMIT - 1), false);
         self.doubts_votes |= pair;
         for (group, log) in &mut self.groups {
             let evidence = self.evidence.entry(*group).or_default();

@@ -162,9 +162,11 @@ impl<'a> Reader<'a> {
         block: u32,
         header: BatchHeader,
     ) -> Result<PlacedBatch, DiskError> {
-        let blocks = self.blocks(file, block, header.blocks)?;
+        // A header may be believed, but not to make this allocate what no file holds: the rest counts as missing.
+        let count = header.blocks.min(file_blocks(file));
+        let blocks = self.blocks(file, block, count)?;
         let mut body = read_batch(&header, blocks.bytes);
-        let has_bad_blocks = blocks.bad.contains(&true);
+        let has_bad_blocks = blocks.bad.contains(&true) || count < header.blocks;
         for (row, state) in body.rows.iter_mut().flatten().filter(|_| has_bad_blocks) {
             // Bytes that cannot be read count as zeros here, and zeros may be what the payload was.
             let (from, to) = (row.offset as usize, row.offset as usize + row.length as usize);
