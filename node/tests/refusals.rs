@@ -41,7 +41,8 @@ async fn what_stands_in_the_way_is_named() {
     drop(held);
 
     let mut open = good.clone();
-    open.nodes[0].client = open.nodes[0].client.replace("127.0.0.1", "0.0.0.0");
+    let (_, port) = good.nodes[0].client.rsplit_once(':').expect("a port");
+    open.nodes[0].client = format!("0.0.0.0:{port}");
     let text = refusal(config(&open, "a1", dir.path())).await;
     assert!(text.contains("insecure"), "{text}");
 

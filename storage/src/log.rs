@@ -24,6 +24,7 @@ mod room;
 mod scrub;
 mod shared;
 mod stats;
+mod window;
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -32,10 +32,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::committer::{Committer, Head, Start, Window};
+use super::committer::{Committer, Head, Start};
 use super::housekeeper;
 use super::options::LogOptions;
 use super::shared::{Jobs, Segments, Shared, State, VoteWork, Work};
+use super::window::Window;
 use crate::disk::{AlignedBuffer, Disk, DiskError, SegmentWrite, Wait};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, BatchBody, BatchHeader, Kind};

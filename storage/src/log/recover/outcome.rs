@@ -11,8 +11,8 @@ use super::{Cut, Finding, LostRecord, RecoveryReport, RotReason, Verdict};
 use crate::disk::{DiskError, SegmentFile};
 use crate::error::LogError;
 use crate::format::{CutRecord, flags};
-use crate::log::committer::Window;
 use crate::log::group::GroupLog;
+use crate::log::window::Window;
 use crate::types::{GroupId, StoreId};
 
 /// Where the log goes on.
