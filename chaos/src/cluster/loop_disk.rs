@@ -3,7 +3,7 @@
 //! Cutting the power is the file system's own shutdown (`EXT4_IOC_SHUTDOWN`, without flushing its journal): from that
 //! instant on every write and flush of it fails, and what was not on the device is gone. Making and mounting needs root.
 //!
-//! Invariants: mounts are made in a mount namespace of the harness's own ([`enter_namespace`]), so that they end with it,
+//! Invariants: mounts are made in a mount namespace of the harness's own ([`run_inside`]), so that they end with it,
 //! however it ends; the loop device goes with its mount.
 
 use std::ffi::OsStr;
@@ -130,20 +130,33 @@ impl Drop for LoopDisk {
 /// Why no such disk can be made here; none: it can.
 pub fn why_not(scratch: &Path) -> Option<String> {
     let probe = scratch.join("probe");
-    let tried = LoopDisk::make(&probe, 16).and_then(|disk| std::fs::remove_file(&disk.image));
+    let tried = LoopDisk::make(&probe, 16).and_then(|disk| {
+        std::fs::remove_file(&disk.image)?;
+        let cut = disk.begin_cut()?.wait()?;
+        if cut.success() { Ok(()) } else { Err(io::Error::other(format!("its shutdown: {cut}"))) }
+    });
     // Whether it is there or not, the probe's directory is of no use any more.
     let _ = std::fs::remove_dir(&probe);
     tried.err().map(|error| format!("a file system of each node's own cannot be made here: {error}"))
 }
 
-/// Runs this very command again in a mount namespace of its own and gives its end; none if it is in one already.
+/// Whether this process is in a mount namespace of its own.
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Why no mount namespace can be had here; none: it can.
+pub fn why_no_namespace() -> Option<String> {
+    let arguments = ["--mount", "--propagation", "private", "--", "true"];
+    let tried = run("unshare", &arguments.map(OsStr::new));
+    tried.err().map(|error| format!("no mount namespace of its own: {error}"))
+}
+
+/// Runs this very command again in a mount namespace of its own, and gives its end.
 ///
 /// # Errors
 /// The namespace cannot be made.
-pub fn enter_namespace() -> io::Result<Option<ExitStatus>> {
-    if std::env::var_os(INSIDE).is_some() {
-        return Ok(None);
-    }
+pub fn run_inside() -> io::Result<ExitStatus> {
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe()?)
@@ -151,5 +164,5 @@ pub fn enter_namespace() -> io::Result<Option<ExitStatus>> {
         .env(INSIDE, "1")
         .status()
         .map_err(|error| io::Error::new(error.kind(), format!("unshare: {error}")))?;
-    Ok(Some(status))
+    Ok(status)
 }
