@@ -1,4 +1,4 @@
-//! The index under damage: files cut short, overwritten, missing, strange; copies taken while it was being written.
+//! The index under damage: files cut short, overwritten, missing, strange; writers killed.
 //!
 //! Whatever lies in the directory, opening gives an index or a typed error, in time, and an index that was moved aside is
 //! empty. The index holds only what can be rebuilt; what must not happen is a panic that escapes, or a hang.
@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail where it stands")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -65,11 +67,11 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Opens, reads everything, writes: each step succeeds or is refused with a type. Says which batch it is at.
-fn use_it(dir: &Path) -> Result<(Option<u32>, bool), IndexError> {
+/// Opens, reads everything, writes: each step succeeds or is refused with a type. Says whether it was moved aside.
+fn use_it(dir: &Path) -> Result<bool, IndexError> {
     let index = Index::open(dir)?;
     let is_aside = index.moved_aside().is_some();
-    let batch = index.get(b"batch")?.map(|value| u32::from_be_bytes(value.try_into().unwrap_or_default()));
+    let batch = index.get(b"batch")?;
     let mut count = 0_u32;
     index.scan_prefix(b"key", &mut |_, _| {
         count += 1;
@@ -78,7 +80,7 @@ fn use_it(dir: &Path) -> Result<(Option<u32>, bool), IndexError> {
     assert!(!is_aside || (count == 0 && batch.is_none()), "what took a damaged index's place is empty");
     index.floor(b"key", b"key 5")?;
     index.commit(vec![(b"key 0".to_vec(), Some(vec![1]))])?;
-    Ok((batch, is_aside))
+    Ok(is_aside)
 }
 
 fn sample(dir: &Path) {
@@ -96,8 +98,8 @@ fn damaged(sample: &Path, what: &str, damage: impl FnOnce(&Path)) -> &'static st
     damage(&path);
     let outcome = in_time(what, move || use_it(&path));
     match outcome {
-        Ok((_, true)) => "moved aside",
-        Ok((_, false)) => "opened",
+        Ok(true) => "moved aside",
+        Ok(false) => "opened",
         Err(_) => "refused",
     }
 }
@@ -152,34 +154,62 @@ fn damaged_files_are_refused_or_moved_aside_in_time() {
     assert!(outcomes.get("moved aside").is_some_and(|count| *count > 0), "{outcomes:?}");
 }
 
+/// Set for the child that writes until it is killed: the index's directory.
+const WRITER_DIR: &str = "TERCET_TEST_INDEX_WRITER";
+/// What the child prints after each batch.
+const COMMITTED: &str = "committed ";
+
+/// The batch that an index is at.
+fn batch_of(index: &Index) -> Option<u32> {
+    let value = index.get(b"batch").unwrap()?;
+    Some(u32::from_be_bytes(value.try_into().unwrap()))
+}
+
+/// Not a test of its own: the process that [`a_killed_writer_leaves_whole_batches`] kills.
 #[test]
-fn copies_taken_while_it_was_written_open_as_some_batch_or_not_at_all() {
+fn a_writer_to_be_killed() {
+    let Some(dir) = std::env::var_os(WRITER_DIR) else { return };
+    let index = Index::open(Path::new(&dir)).unwrap();
+    let first = batch_of(&index).map_or(0, |batch| batch + 1);
+    for batch in first.. {
+        index.commit(changes(batch)).unwrap();
+        println!("{COMMITTED}{batch}");
+    }
+}
+
+/// Writes until so many batches have been committed, then dies of SIGKILL. Says which was the last that it told of.
+fn write_and_die(dir: &Path, batches: usize) -> u32 {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_writer_to_be_killed", "--nocapture"])
+        .env(WRITER_DIR, dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let told = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut committed = told.filter_map(|line| line.strip_prefix(COMMITTED)?.parse::<u32>().ok());
+    let last = committed.by_ref().take(batches).last().unwrap();
+    child.kill().unwrap();
+    let last = committed.last().unwrap_or(last);
+    child.wait().unwrap();
+    last
+}
+
+#[test]
+fn a_killed_writer_leaves_whole_batches() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("index");
-    let index = Index::open(&path).unwrap();
-    index.commit(changes(0)).unwrap();
-    let copies: Vec<PathBuf> = std::thread::scope(|scope| {
-        let writing = scope.spawn(|| {
-            for batch in 1..60 {
-                index.commit(changes(batch)).unwrap();
+    let mut rng = StdRng::seed_from_u64(2);
+    for round in 0..8 {
+        let told = write_and_die(&path, rng.random_range(1..12));
+        let here = path.clone();
+        in_time(&format!("round {round}"), move || {
+            let index = Index::open(&here).unwrap();
+            assert_eq!(index.moved_aside(), None, "a kill damages nothing");
+            let batch = batch_of(&index).unwrap();
+            assert!(batch == told || batch == told + 1, "told of {told}, holds {batch}");
+            for (key, value) in changes(batch) {
+                assert_eq!(index.get(&key).unwrap(), value, "batch {batch} is whole");
             }
         });
-        let mut copies = Vec::new();
-        while !writing.is_finished() && copies.len() < 20 {
-            let target = dir.path().join(format!("copy-{}", copies.len()));
-            copy(&path, &target);
-            copies.push(target);
-        }
-        writing.join().unwrap();
-        copies
-    });
-    assert!(!copies.is_empty());
-    for target in copies {
-        let what = target.display().to_string();
-        // A copy that takes time is no state of any one moment: what it may be is refused or aside, but never in between.
-        let outcome = in_time(&what, move || use_it(&target));
-        if let Ok((Some(batch), false)) = outcome {
-            assert!(batch < 60, "{what}");
-        }
     }
 }
