@@ -4,6 +4,7 @@
 //! is rebuilt from the log, so it is the same for ever.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tercet_proto::canonical::JournalSettings;
 use tercet_proto::reason::Reason;
@@ -18,6 +19,9 @@ use crate::node::Node;
 use crate::raft::group::{Group, NoReadPoint};
 use crate::raft::proposer::Proposed;
 use crate::reader::{Reader, journal_not_found};
+
+/// How long a journal's creation waits for the cluster to be formed.
+const FORMING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Appends a request's entries.
 ///
@@ -199,7 +203,23 @@ pub async fn create_journal(
     .await
 }
 
+/// Waits until the cluster is formed: before, nobody knows over how many groups journals are to be spread.
+async fn is_formed(zero: &Group) -> bool {
+    let mut applied = zero.state().applied();
+    let formed = async {
+        while zero.state().ledger().cluster_groups().is_none() {
+            if applied.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    };
+    tokio::time::timeout(FORMING_PATIENCE, formed).await.is_ok()
+}
+
 async fn map_here(zero: &Group, map: Arc<PreparedCommand>) -> Local<u32> {
+    if !is_formed(zero).await {
+        return Local::Refused(Refusal::new(Reason::Recovering, "", "the cluster is still being formed"));
+    }
     match zero.propose(map).await {
         Proposed::Done { outcome: Outcome::JournalMapped { group, .. }, .. } => Local::Done(group),
         other => not_done(other),
