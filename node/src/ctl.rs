@@ -100,8 +100,8 @@ impl Verb {
     }
 }
 
-/// A worker for each core, or what `TOKIO_WORKER_THREADS` says. With one worker nothing is ever stolen, and a runtime that
-/// does not provide for it is a fifth cheaper.
+/// A worker for each core, or what `TOKIO_WORKER_THREADS` says. With one worker nothing is ever stolen: a runtime that does not
+/// provide for it wakes no other thread.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let one_worker = std::env::var("TOKIO_WORKER_THREADS").is_ok_and(|workers| workers.trim() == "1");
     let mut builder = if one_worker {

@@ -2,8 +2,8 @@
 //!
 //! A write that meets no other is done with pwrite and fdatasync on the thread that waits for it (see `alone.rs`): the
 //! ring hands each fdatasync to a kernel thread, which costs two switches. Only the one thread that submits enters the ring:
-//! requests belong to the thread that handed them in, and if it ended the kernel would cancel its fdatasyncs. So nobody
-//! may submit on behalf of the committer.
+//! requests belong to the thread that handed them in, and what becomes of them when it ends was not tried. So nobody
+//! submits on behalf of the committer.
 //!
 //! The only file of Tercet with `unsafe`. What makes it sound, in one place:
 //! - Every buffer that the ring has been told of is owned by the ring's `pending` table (or is the wake-up counter,

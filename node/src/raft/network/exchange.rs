@@ -1,8 +1,8 @@
 //! One session of append requests to a follower, and their answers.
 //!
 //! Invariants: answers come in the order of the requests; to a near follower one request is under way, to a far one at most
-//! [`REQUESTS_IN_FLIGHT_MAX`], and what piles up meanwhile travels together in the next one; every acknowledgement is shown to the gate with the term that it
-//! was given in; after an error the session ends.
+//! [`REQUESTS_IN_FLIGHT_MAX`], and what piles up meanwhile travels together in the next one; every acknowledgement is shown to
+//! the gate with the term that it was given in; after an error the session ends.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::raft::types::TypeConfig;
 /// Append requests on their way to one follower at most.
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
 /// A request that is unanswered for so long does not hold the next one back: the follower is far away. Before, what arrives
-/// waits and travels together; a follower that is near could not have begun to write it anyway.
+/// waits and travels together.
 const NEAR: Duration = Duration::from_millis(2);
 
 type Request = AppendEntriesRequest<TypeConfig>;
