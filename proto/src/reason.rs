@@ -164,7 +164,7 @@ reasons! {
     DiskFull "DISK_FULL" ResourceExhausted Definite SameRequest
         "The leader's disk is nearly full; nothing was proposed. Reads go on.";
     Recovering "RECOVERING" Unavailable Definite SameRequest
-        "The node has not finished its start; nothing was proposed.";
+        "The node has not finished its start, repairs the damaged group, or the cluster is being formed; nothing was proposed.";
     ShuttingDown "SHUTTING_DOWN" Unavailable Definite SameRequest
         "The node is stopping; nothing was proposed.";
     StorageFailed "STORAGE_FAILED" Unavailable Definite SameRequest
