@@ -24,6 +24,7 @@ use crate::node::{Node, now_us};
 use crate::placement::Voter;
 use crate::raft::group::{Group, GroupError, GroupParams};
 use crate::raft::network::peers::{BadAddress, Peers};
+use crate::raft::network::transport::Transport;
 use crate::room::DiskRoom;
 use crate::rpc::serve::{client_services, peer_services};
 use crate::telemetry::{self, Metrics};
@@ -380,7 +381,7 @@ async fn build_node(
         node_id: own,
         log: log.clone(),
         index,
-        peers: peers.clone(),
+        peers: Transport::Grpc(peers.clone()),
         voters,
         timing,
         clock: Arc::new(now_us),

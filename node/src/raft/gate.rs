@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tercet_proto::v1;
 use tercet_storage::SegmentLog;
-use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::runtime::watch;
 use crate::placement::{Acks, Class, ReplyQueue, Voter, holders, reachable};
 
 /// What a held reply learns when it is released.
@@ -224,7 +225,7 @@ impl Gate {
             .iter()
             .map(|voter| {
                 let matched = leading.acks.by_node().get(&voter.node_id).copied().unwrap_or(0);
-                let contact = leading.contact.get(&voter.node_id).map(Instant::elapsed);
+                let contact = leading.contact.get(&voter.node_id).map(|at| at.elapsed());
                 (
                     voter.node_id,
                     matched,
