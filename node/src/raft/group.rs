@@ -19,7 +19,7 @@ use tercet_proto::refusal::Refusal;
 use tercet_proto::topology::Timing;
 use tercet_proto::v1;
 use tercet_storage::index::Index;
-use tercet_storage::{LogError, SegmentLog};
+use tercet_storage::{LogError, LogPoint, SegmentLog};
 use tokio::time::Instant;
 
 pub use leadership::Leadership;
@@ -242,6 +242,13 @@ impl Group {
         let mut records =
             self.params.log.read(self.params.group, index..index.saturating_add(1), usize::MAX)?;
         Ok(records.pop().filter(|record| record.index == index).map(|record| record.payload))
+    }
+
+    /// Where an entry of a journal lies in the log; none if it is not there.
+    #[must_use]
+    pub fn point_of(&self, journal: &str, seq: u64) -> Option<LogPoint> {
+        let mark = self.state.ledger().locate(journal, seq).ok()??;
+        self.params.log.point(self.params.group, mark.log_index)
     }
 
     /// Whether what had been applied before a restart is applied again: local reads wait for it.
