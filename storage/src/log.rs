@@ -387,9 +387,11 @@ impl LogDriver {
         true
     }
 
-    /// How long the next [`LogDriver::step`] may be put off when the disk finishes nothing. From now on whatever is handed in
-    /// calls [`Disk::wake`], once; so a driver may sleep until then.
-    pub fn rest(&self, now_us: u64) -> Wait {
+    /// Submits what the last completions have made room for, and says how long the next [`LogDriver::step`] may be put off
+    /// when the disk finishes nothing. From now on whatever is handed in calls [`Disk::wake`], once; so a driver may sleep
+    /// until then.
+    pub fn rest(&mut self, now_us: u64) -> Wait {
+        self.committer.advance(now_us);
         let is_full = self.shared.lock().segments.full;
         let has_jobs = {
             let jobs = self.shared.lock_jobs();

@@ -105,6 +105,14 @@ impl<T> Sender<T> {
         value
     }
 
+    /// Changes the value and tells the receivers.
+    pub fn send_modify(&self, modify: impl FnOnce(&mut T)) {
+        self.0.change(|value| {
+            modify(value);
+            true
+        });
+    }
+
     /// Changes the value; receivers hear of it if `modify` says that it has changed it.
     pub fn send_if_modified(&self, modify: impl FnOnce(&mut T) -> bool) -> bool {
         self.0.change(modify)
