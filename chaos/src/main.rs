@@ -16,7 +16,7 @@ use tercet_chaos::history::{FinalLog, History};
 use tercet_chaos::report::Verdict;
 use tercet_chaos::run::{RunOptions, run};
 use tercet_chaos::scenario::Scenario;
-use tercet_chaos::sim::command::{self as sim, PlanArgs, ReplayArgs, SimArgs};
+use tercet_chaos::sim::command::{self as sim, MutantsArgs, PlanArgs, ReplayArgs, SimArgs};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -48,6 +48,8 @@ enum Verb {
     Sim(SimArgs),
     /// Runs a simulation's fault plan
     Replay(ReplayArgs),
+    /// Plants known faults in the code and reports how many seeds each took to be found
+    Mutants(MutantsArgs),
     /// Prints the fault plan of a seed
     Plan(PlanArgs),
     /// Becomes PROGRAM, and ends when the parent does
@@ -96,7 +98,7 @@ struct ChildArgs {
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     // What simulated nodes say is theirs: thousands of lines a second.
-    let usual = if matches!(verb, Verb::Sim(_) | Verb::Replay(_)) { "off" } else { "info" };
+    let usual = if matches!(verb, Verb::Sim(_) | Verb::Replay(_) | Verb::Mutants(_)) { "off" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check_files(&args),
         Verb::Sim(args) => sim::sim(&args),
         Verb::Replay(args) => sim::replay(&args),
+        Verb::Mutants(args) => sim::mutants(&args),
         Verb::Plan(args) => sim::plan(&args),
         Verb::Child(args) => be_child(&args),
     };
