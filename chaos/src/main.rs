@@ -98,7 +98,8 @@ struct ChildArgs {
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     // What simulated nodes say is theirs: thousands of lines a second.
-    let usual = if matches!(verb, Verb::Sim(_) | Verb::Replay(_) | Verb::Mutants(_)) { "off" } else { "info" };
+    let usual =
+        if matches!(verb, Verb::Sim(_) | Verb::Replay(_) | Verb::Mutants(_)) { "off" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

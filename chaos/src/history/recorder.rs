@@ -60,11 +60,7 @@ impl Recorder {
         }
     }
 
-    fn over(
-        path: PathBuf,
-        lines: Mutex<Sink>,
-        writer: Option<JoinHandle<std::io::Result<()>>>,
-    ) -> Self {
+    fn over(path: PathBuf, lines: Mutex<Sink>, writer: Option<JoinHandle<std::io::Result<()>>>) -> Self {
         let (start, next_op) = (Instant::now(), AtomicU64::new(1));
         Self { shared: Arc::new(Shared { path, start, next_op, lines, writer: Mutex::new(writer) }) }
     }

@@ -31,7 +31,9 @@ impl Committed {
         *compared = applied;
         for index in from..=applied {
             let Some(term) = log.point(GROUP, index).map(|point| point.term) else {
-                return Err(format!("committed: node {node} has applied {applied} and its log lacks {index}"));
+                return Err(format!(
+                    "committed: node {node} has applied {applied} and its log lacks {index}"
+                ));
             };
             let first = *self.terms.entry(index).or_insert(term);
             if first != term {

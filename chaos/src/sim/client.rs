@@ -255,10 +255,11 @@ async fn read_here(group: &Arc<Group>, journal: &str, from: Option<u64>) -> Loca
         match reader.chunk(next, head.seq) {
             Ok(chunk) => {
                 next += chunk.len() as u64;
-                entries.extend(chunk.iter().map(|stored| EntrySeen {
-                    seq: stored.seq,
-                    entry_hash: hash(&stored.entry_hash),
-                }));
+                entries.extend(
+                    chunk
+                        .iter()
+                        .map(|stored| EntrySeen { seq: stored.seq, entry_hash: hash(&stored.entry_hash) }),
+                );
             }
             Err(refusal) => return Local::Done(refused(refusal.reason, refusal.to_string())),
         }

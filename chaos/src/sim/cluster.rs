@@ -72,7 +72,8 @@ impl Cluster {
             begun: Instant::now(),
             seed: plan.seed,
         };
-        let nodes = NODES.iter().zip(1..).map(|((name, _), id)| Arc::new(SimNode::new(id, name, common.clone())));
+        let nodes =
+            NODES.iter().zip(1..).map(|((name, _), id)| Arc::new(SimNode::new(id, name, common.clone())));
         Ok(Self { nodes: nodes.collect(), common, recorder })
     }
 
@@ -181,7 +182,8 @@ impl Cluster {
         loop {
             let standing: Vec<Option<(u64, u64, bool)>> =
                 self.nodes.iter().map(|node| node.group().map(|group| stands(&group))).collect();
-            let same = standing.iter().all(|one| *one == standing[0] && one.is_some_and(|(.., settled)| settled));
+            let same =
+                standing.iter().all(|one| *one == standing[0] && one.is_some_and(|(.., settled)| settled));
             if same && before == Some(standing.clone()) {
                 break;
             }
@@ -254,7 +256,8 @@ fn final_log(name: &str, group: &Group) -> Result<FinalLog, String> {
 
 fn kept(stored: v1::StoredEntry) -> Result<FinalEntry, String> {
     let mut client_part = Vec::new();
-    encode_entry(&stored.entry.unwrap_or_default(), &mut client_part).map_err(|refusal| refusal.to_string())?;
+    encode_entry(&stored.entry.unwrap_or_default(), &mut client_part)
+        .map_err(|refusal| refusal.to_string())?;
     let hash = |bytes: &[u8]| Hash32::from_slice(bytes).ok_or("a hash is not 32 bytes");
     Ok(FinalEntry {
         seq: stored.seq,

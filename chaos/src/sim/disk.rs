@@ -10,7 +10,9 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tercet_node::raft::codec::decode_vote;
-use tercet_storage::disk::{Completion, Disk, DiskError, PowerLoss, SegmentFile, SegmentWrite, SimDisk, Wait};
+use tercet_storage::disk::{
+    Completion, Disk, DiskError, PowerLoss, SegmentFile, SegmentWrite, SimDisk, Wait,
+};
 use tercet_storage::format::{BatchHeader, HEADER_BYTES, Kind, Row, Tag, decode_table};
 use tokio::sync::Notify;
 use tokio::time::Instant;

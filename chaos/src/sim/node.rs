@@ -351,7 +351,8 @@ pub fn mix(seed: u64, a: u64, b: u64) -> u64 {
 fn recovered(log: &SegmentLog) -> Durable {
     let state = log.state(GROUP);
     let last = state.last.map_or(0, |last| last.index);
-    let terms = (1..=last).filter_map(|index| log.point(GROUP, index).map(|point| (index, point.term))).collect();
+    let terms =
+        (1..=last).filter_map(|index| log.point(GROUP, index).map(|point| (index, point.term))).collect();
     let vote = state.vote.as_ref().and_then(|bytes| decode_vote(bytes).ok());
     let vote = vote.map(|vote| (0, vote.leader_id.term, vote.leader_id.voted_for));
     Durable { terms, vote, ..Durable::default() }

@@ -10,6 +10,8 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::net::CLIENTS;
+
 /// The nodes of the default topology, in the order of their numbers from 1 on, and their zones.
 pub const NODES: [(&str, &str); 5] = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")];
 
@@ -160,10 +162,10 @@ pub fn node_id(name: &str) -> Option<u64> {
     Some(at as u64 + 1)
 }
 
-/// The ends of a link; 0 stands for the clients.
+/// The ends of a link.
 #[must_use]
 pub fn ends(link: &str) -> Option<(u64, u64)> {
-    let end = |name: &str| if name == "clients" { Some(0) } else { node_id(name) };
+    let end = |name: &str| if name == "clients" { Some(CLIENTS) } else { node_id(name) };
     let (from, to) = link.split_once('>')?;
     Some((end(from)?, end(to)?))
 }
@@ -288,7 +290,8 @@ fn partition(rng: &mut SmallRng) -> (String, Vec<String>, Vec<String>) {
             (both_ways(&zone, &["c1"]), "the remote site is reached from one zone only")
         }
         _ => {
-            let links = names[..2].iter().flat_map(|node| [format!("clients>{node}"), format!("{node}>clients")]);
+            let links =
+                names[..2].iter().flat_map(|node| [format!("clients>{node}"), format!("{node}>clients")]);
             (links.collect(), "two nodes are cut from clients, not from peers")
         }
     };

@@ -81,7 +81,7 @@ impl Named for Answer {
             }
             Ok(Some(Said::Conflict(at))) => format!("conflict {}", at.index),
             Ok(Some(Said::HigherVote(vote))) => format!("higher vote t{}", vote.term),
-            Ok(Some(Said::Fatal(why)) ) => format!("fatal {why}"),
+            Ok(Some(Said::Fatal(why))) => format!("fatal {why}"),
             Ok(None) => "nothing".into(),
             Err(why) => format!("error {why}"),
         }
