@@ -15,10 +15,13 @@
 //! | `geo` | on at least one voter in every site |
 
 mod acks;
+mod lag;
 mod leadership;
 mod queue;
+mod regime;
 #[cfg(test)]
 mod tests;
+mod watermarks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,8 +30,11 @@ use std::fmt::Write as _;
 use tercet_proto::v1::DurabilityClass;
 
 pub use acks::Acks;
+pub use lag::Lag;
 pub use leadership::{Candidate, better_leader};
 pub use queue::ReplyQueue;
+pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
+pub use watermarks::{Placed, Watermarks};
 
 /// Where an entry must be flushed before its ack. `Geo` is the stronger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +72,16 @@ impl Class {
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl From<DurabilityClass> for Class {
+    /// Unspecified is `city`, the weakest.
+    fn from(class: DurabilityClass) -> Self {
+        match class {
+            DurabilityClass::Unspecified | DurabilityClass::City => Self::City,
+            DurabilityClass::Geo => Self::Geo,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::groups::Standing;
 use crate::node::Node;
+use crate::placement::Class;
 
 /// Counters that the services raise.
 pub struct Metrics {
@@ -79,7 +80,10 @@ impl Metrics {
             set("applied_index", status.applied_index);
             set("city_watermark", status.city_watermark);
             set("entries", status.entries);
-            set("replies_held", u64::try_from(group.gate().held()).unwrap_or(u64::MAX));
+            set("geo_watermark", status.geo_watermark);
+            let held = |class| u64::try_from(group.gate().held(class)).unwrap_or(u64::MAX);
+            set("replies_held", held(Class::City).saturating_add(held(Class::Geo)));
+            set("replies_held_geo", held(Class::Geo));
         }
         let stats = node.log.stats();
         let set = |what: &str, value: u64| self.log.with_label_values(&[what]).set(signed(value));

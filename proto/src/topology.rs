@@ -9,6 +9,7 @@
 
 mod address;
 mod describe;
+mod durability;
 mod survival;
 mod timing;
 mod validate;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use address::is_loopback;
+pub use durability::{DegradedBudget, Durability, GeoRegime};
 pub use survival::{Loss, LossKind};
 pub use timing::Timing;
 
@@ -33,6 +35,9 @@ pub struct Topology {
     pub cluster: Cluster,
     /// `[timing]`
     pub timing: TimingSettings,
+    /// `[durability]`
+    #[serde(default)]
+    pub durability: Durability,
     /// `[storage]`
     #[serde(default)]
     pub storage: Storage,
@@ -327,6 +332,7 @@ impl Topology {
                 election_min_ms: None,
                 election_max_ms: None,
             },
+            durability: Durability::default(),
             storage: Storage::default(),
             security: Security::default(),
             limits: Limits::default(),

@@ -102,13 +102,15 @@ impl Network {
         rpc: AppendEntriesRequest<TypeConfig>,
     ) -> Result<v1::PeerAppendRequest, CodecError> {
         let entries: Result<Vec<_>, _> = rpc.entries.into_iter().map(entry_to_wire).collect();
+        let placed = self.gate.placed().known;
         Ok(v1::PeerAppendRequest {
             header: Some(self.peers.header(self.target, self.group)),
             vote: Some(vote_to_wire(&rpc.vote)),
             prev: log_id_to_wire(rpc.prev_log_id.as_ref()),
             entries: entries?,
             committed: log_id_to_wire(rpc.leader_commit.as_ref()),
-            city_watermark: self.gate.watermark(),
+            city_watermark: placed.city,
+            geo_watermark: placed.geo,
         })
     }
 
