@@ -310,7 +310,9 @@ impl Ledger {
                 let (incarnation, new) = self.catalog.register(self.group, node_id, incarnation);
                 Outcome::NodeRegistered { node_id, incarnation, new }
             }
-            Command::SetRegime { degraded: None, .. } => Outcome::RegimeSet { new: self.regime.restore() },
+            Command::SetRegime { degraded: None, reason } => {
+                Outcome::RegimeSet { new: self.regime.restore(reason) }
+            }
             Command::SetRegime { degraded: Some(budget), reason } => {
                 match self.regime.degrade(log_index, self.recorded_at_us, reason, budget) {
                     Ok(new) => Outcome::RegimeSet { new },

@@ -9,6 +9,7 @@
 //! | [`ledger`] | journals, keys, hashes, balances: pure |
 //! | [`placement`] | durability classes: pure |
 //! | [`reader`], [`keys`] | entries by position; the ledger's view of the index |
+//! | [`regime`], [`proof`] | telling of the remote site's regime; what the remote site can prove |
 //! | [`controller`] | forming the cluster, the registry of nodes |
 //! | [`repair`], [`scrub`] | what rot took is asked of the peers; looking for rot |
 //! | [`telemetry`] | metrics |
@@ -25,8 +26,10 @@ pub mod ledger;
 pub mod loopback;
 pub mod node;
 pub mod placement;
+pub mod proof;
 pub mod raft;
 pub mod reader;
+pub mod regime;
 pub mod repair;
 pub mod room;
 pub mod rpc;

@@ -22,6 +22,7 @@ use crate::groups::{Groups, Quarantine, Standing};
 use crate::identity::{Identity, IdentityError};
 use crate::node::{Node, now_us};
 use crate::placement::{Budget, Policy, Voter};
+use crate::proof::ProofFiles;
 use crate::raft::group::{Group, GroupError, GroupParams};
 use crate::raft::network::peers::{BadAddress, Peers};
 use crate::room::DiskRoom;
@@ -388,6 +389,7 @@ async fn build_node(
         clock: Arc::new(now_us),
         cluster_name: topology.cluster.name.clone(),
         room: room.clone(),
+        proofs: Arc::new(ProofFiles(identity.dir().to_path_buf())),
     };
     let mut standings = Vec::new();
     let mut fresh = true;

@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! index value, tag G: version=1 u8, degraded u8, then if degraded
-//!   since index u64, since_us i64, reason text16, budget, spent cost, spent reason text16 (empty: not spent)
-//! waiting u32 count, each: log index u64, cost
+//!   since index u64, since_us i64, budget, spent cost, what ended it text16 (empty: not ended)
+//! waiting u32 count, each: log index u64, cost; reason of the last record text16
 //! budget  entries u64, seconds u64, currencies u16 count, each: code 3, amount u128
 //! cost    entries u64, currencies u16 count, each: code 3, amount u128
 //! ```
@@ -30,8 +30,6 @@ pub struct Degraded {
     pub since_index: u64,
     /// When it was recorded, microseconds since 1970.
     pub since_us: i64,
-    /// Why.
-    pub reason: String,
     /// How much may be acknowledged like that.
     pub budget: Budget,
     /// What was.
@@ -46,6 +44,8 @@ pub struct RegimeState {
     degraded: Option<Degraded>,
     /// Entries of class `geo` above the watermark, by log index.
     waiting: VecDeque<(u64, Cost)>,
+    /// Of the last record that changed something.
+    reason: String,
     dirty: bool,
 }
 
@@ -56,6 +56,12 @@ impl RegimeState {
     #[must_use]
     pub const fn degraded(&self) -> Option<&Degraded> {
         self.degraded.as_ref()
+    }
+
+    /// Why the last record was proposed; empty: there has been none.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
     /// Entries of class `geo` that are not known to be placed.
@@ -123,15 +129,20 @@ impl RegimeState {
             let message = format!("what waits for the remote site exceeds the budget already: {what}");
             return Err(Refusal::new(Reason::PlacementUnreachable, "budget", message));
         }
-        self.degraded = Some(Degraded { since_index, since_us, reason, budget, spent, exhausted: None });
+        self.degraded = Some(Degraded { since_index, since_us, budget, spent, exhausted: None });
+        self.reason = reason;
         self.dirty = true;
         Ok(true)
     }
 
     /// A regime record: `geo` waits for every site again. False if it does already.
-    pub(super) fn restore(&mut self) -> bool {
-        self.dirty |= self.degraded.is_some();
-        self.degraded.take().is_some()
+    pub(super) fn restore(&mut self, reason: String) -> bool {
+        if self.degraded.take().is_none() {
+            return false;
+        }
+        self.reason = reason;
+        self.dirty = true;
+        true
     }
 
     /// The index value, if it has changed since it was last taken.
@@ -144,7 +155,6 @@ impl RegimeState {
         if let Some(degraded) = &self.degraded {
             out.extend_from_slice(&degraded.since_index.to_le_bytes());
             out.extend_from_slice(&degraded.since_us.to_le_bytes());
-            put_text(&mut out, &degraded.reason);
             put_budget(&mut out, &degraded.budget);
             put_cost(&mut out, &degraded.spent);
             put_text(&mut out, degraded.exhausted.as_deref().unwrap_or_default());
@@ -154,6 +164,7 @@ impl RegimeState {
             out.extend_from_slice(&index.to_le_bytes());
             put_cost(&mut out, cost);
         }
+        put_text(&mut out, &self.reason);
         out
     }
 
@@ -167,7 +178,6 @@ impl RegimeState {
                 1 => Some(Degraded {
                     since_index: reader.u64("since")?,
                     since_us: reader.i64("since")?,
-                    reason: read_text(reader)?,
                     budget: read_budget(reader)?,
                     spent: read_cost(reader)?,
                     exhausted: Some(read_text(reader)?).filter(|text| !text.is_empty()),
@@ -178,7 +188,7 @@ impl RegimeState {
             for _ in 0..reader.u32("waiting")? {
                 waiting.push_back((reader.u64("waiting")?, read_cost(reader)?));
             }
-            Ok(Self { degraded, waiting, dirty: false })
+            Ok(Self { degraded, waiting, reason: read_text(reader)?, dirty: false })
         })?;
         Ok(state)
     }

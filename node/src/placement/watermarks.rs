@@ -77,6 +77,12 @@ impl Placed {
         self.degraded_since.is_some_and(|since| self.known.city >= since)
     }
 
+    /// The index of the regime record under which `geo` is acknowledged as `city`, as far as this node has applied.
+    #[must_use]
+    pub const fn degraded_since(&self) -> Option<u64> {
+        self.degraded_since
+    }
+
     fn show(&mut self) {
         let geo = if self.is_degraded() { self.known.city.max(self.known.geo) } else { self.known.geo };
         self.shown = self.shown.max(Watermarks { city: self.known.city, geo });

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use self::contact::Contacts;
 use super::proposer::Clock;
-use crate::placement::{Acks, Class, Placed, ReplyQueue, Voter, Watermarks, holders};
+use crate::placement::{Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, holders};
 
 pub use self::contact::ProofPart;
 
@@ -77,6 +77,8 @@ pub struct GateParams {
     pub contact_lost_after: Duration,
     /// This node's UTC clock.
     pub clock: Clock,
+    /// What class `geo` does without the remote site.
+    pub policy: Policy,
 }
 
 /// The gate of one group on one node.
@@ -86,6 +88,7 @@ pub struct Gate {
     log: SegmentLog,
     contact_lost_after: Duration,
     clock: Clock,
+    policy: Policy,
     inner: Mutex<Inner>,
     placed: watch::Sender<Placed>,
     /// Whether a reply of class `geo` waits; read without the lock.
@@ -96,13 +99,14 @@ impl Gate {
     /// A gate with `floor` known to be placed.
     #[must_use]
     pub fn new(params: GateParams) -> Self {
-        let GateParams { node_id, group, log, voters, floor, contact_lost_after, clock } = params;
+        let GateParams { node_id, group, log, voters, floor, contact_lost_after, clock, policy } = params;
         Self {
             node_id,
             group,
             log,
             contact_lost_after,
             clock,
+            policy,
             inner: Mutex::new(Inner { leading: None, queue: ReplyQueue::new(), voters, geo_acked: 0 }),
             placed: watch::Sender::new(Placed::from_floor(floor)),
             waits_for_geo: AtomicBool::new(false),
@@ -277,6 +281,12 @@ impl Gate {
     #[must_use]
     pub fn inherited(&self) -> Option<u64> {
         self.inner().leading.as_ref().map(|leading| leading.inherited)
+    }
+
+    /// What class `geo` does without the remote site.
+    #[must_use]
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Replies of a class that wait now.

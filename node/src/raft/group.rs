@@ -5,8 +5,10 @@
 
 mod leadership;
 mod peer;
+mod proof;
 mod reach;
 mod read;
+mod regime;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -25,6 +27,7 @@ use tokio::sync::watch;
 
 pub use leadership::Leadership;
 pub use read::NoReadPoint;
+pub use regime::RegimeNote;
 
 use super::codec::{decode_vote, from_point};
 use super::gate::{Gate, GateParams};
@@ -36,7 +39,8 @@ use super::state_machine::{GroupState, StateMachine};
 use super::types::{LogId, Raft};
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError, PreparedCommand};
-use crate::placement::{Policy, Voter, Watermarks};
+use crate::placement::{Lag, Policy, Voter, Watermarks};
+use crate::proof::{Proof, ProofGate, ProofSink};
 use crate::room::DiskRoom;
 
 /// Entries in one append request at most; bytes are bounded by the log store.
@@ -75,6 +79,8 @@ pub struct GroupParams {
     pub cluster_name: String,
     /// Whether the disk has room for entries.
     pub room: Arc<DiskRoom>,
+    /// Where tuples of leaders in other sites are kept.
+    pub proofs: Arc<dyn ProofSink>,
 }
 
 /// Why a group does not start.
@@ -107,6 +113,13 @@ pub struct Group {
     proposer: Proposer,
     leadership: watch::Sender<Leadership>,
     leader_heard: Mutex<Instant>,
+    regime: Arc<watch::Sender<RegimeNote>>,
+    /// When which index was in the log first, while this node leads.
+    lag: Mutex<Lag>,
+    began: tokio::time::Instant,
+    proof_gate: Mutex<ProofGate>,
+    /// The newest tuple that may be kept.
+    proof: watch::Sender<Option<Proof>>,
     recovered: watch::Sender<bool>,
     /// Set once, when Raft has stopped.
     stopped: watch::Sender<Option<String>>,
@@ -177,11 +190,14 @@ impl Group {
             floor: Watermarks::default(),
             contact_lost_after: lost_after,
             clock: params.clock.clone(),
+            policy: params.geo_policy.clone(),
         }));
-        let told = gate.clone();
+        let regime = Arc::new(watch::Sender::new(RegimeNote::default()));
+        let (told, regime_told) = (gate.clone(), regime.clone());
         state.observe(move |ledger| {
             told.learn(Watermarks { city: ledger.city_watermark(), geo: ledger.geo_watermark() });
             told.set_degraded(ledger.regime().degraded().map(|degraded| degraded.since_index));
+            regime_told.send_if_modified(|known| known.follow(ledger));
         });
         let flush_gate = gate.clone();
         let on_flush = Arc::new(move |index| {
@@ -199,6 +215,7 @@ impl Group {
         let proposer =
             Proposer::start(params.node_id, raft.clone(), state.clone(), gate.clone(), params.clock.clone());
         let leadership = watch::Sender::new(Leadership::default());
+        let proofs = params.proofs.clone();
         let this = Arc::new(Self {
             params,
             raft,
@@ -207,11 +224,18 @@ impl Group {
             proposer,
             leadership,
             leader_heard: Mutex::new(Instant::now()),
+            regime,
+            lag: Mutex::default(),
+            began: tokio::time::Instant::now(),
+            proof_gate: Mutex::new(ProofGate::new(proofs.kept(group))),
+            proof: watch::Sender::new(None),
             recovered: watch::Sender::new(is_new),
             stopped: watch::Sender::new(None),
         });
         this.clone().follow_leadership();
         this.clone().follow_recovery();
+        this.clone().follow_regime();
+        this.clone().follow_proof(proofs);
         Ok(this)
     }
 

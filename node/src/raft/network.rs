@@ -111,6 +111,21 @@ impl Network {
             committed: log_id_to_wire(rpc.leader_commit.as_ref()),
             city_watermark: placed.city,
             geo_watermark: placed.geo,
+            proof: self.proof(),
+        })
+    }
+
+    /// What a node in another site needs to prove something after this one's loss.
+    fn proof(&self) -> Option<v1::PeerProof> {
+        let part = self.gate.proof_for(self.target)?;
+        Some(v1::PeerProof {
+            quorum_us: part.quorum_us,
+            echoed_index: part.echoed.0,
+            echoed_us: part.echoed.1,
+            geo_acked: part.geo_acked,
+            adaptive: part.adaptive,
+            degrade_after_ms: part.degrade_after_ms,
+            degraded_since: part.degraded_since.unwrap_or(0),
         })
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{parse_voters, voters_221};
 use crate::placement::{
-    Acks, Candidate, Class, ReplyQueue, better_leader, city_watermark, describe, geo_watermark, holders,
-    reachable,
+    Acks, Candidate, Class, Placed, ReplyQueue, Watermarks, better_leader, city_watermark, describe,
+    geo_watermark, holders, reachable,
 };
 use tercet_proto::v1::DurabilityClass;
 
@@ -269,7 +269,11 @@ fn geo_is_shown_as_city_only_while_a_placed_regime_record_says_so_and_never_goes
     let mut placed = Placed::from_floor(marks(5, 4));
     assert_eq!((placed.shown, placed.is_degraded()), (marks(5, 4), false));
     assert!(placed.set_degraded(Some(7)), "news");
-    assert_eq!((placed.shown, placed.is_degraded()), (marks(5, 4), false), "the record itself is not placed yet");
+    assert_eq!(
+        (placed.shown, placed.is_degraded()),
+        (marks(5, 4), false),
+        "the record itself is not placed yet"
+    );
     assert!(placed.learn(marks(9, 4)));
     assert_eq!((placed.known, placed.shown, placed.is_degraded()), (marks(9, 4), marks(9, 9), true));
     assert!(placed.set_degraded(None));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Gate;
-use crate::placement::{Class, Voter, Watermarks, reachable};
+use crate::placement::{Class, Voter, reachable};
 
 /// The newest answer of one node.
 #[derive(Clone, Copy)]
@@ -49,16 +49,18 @@ impl Contacts {
 /// What a leader tells a remote node, so that it can prove something after its city's loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProofPart {
-    /// The term.
-    pub term: u64,
     /// The leader's time of its last acknowledgement by a quorum; 0: none in this term.
     pub quorum_us: i64,
     /// The newest acknowledgement of the addressed node that the leader has counted, and when.
     pub echoed: (u64, i64),
     /// The highest index that was acknowledged as `geo`.
     pub geo_acked: u64,
-    /// What is placed.
-    pub placed: Watermarks,
+    /// Whether the leader may acknowledge `geo` as `city` by itself, and after how long.
+    pub adaptive: bool,
+    /// See `adaptive`.
+    pub degrade_after_ms: u64,
+    /// The regime record under which it does.
+    pub degraded_since: Option<u64>,
 }
 
 impl Gate {
@@ -115,11 +117,12 @@ impl Gate {
         }
         let echoed = leading.contacts.by_node.get(&target);
         Some(ProofPart {
-            term: leading.term,
             quorum_us: quorum_us(&inner.voters, self.node_id, (self.clock)(), &leading.contacts),
             echoed: echoed.map_or((0, 0), |contact| (contact.acked, contact.acked_us)),
             geo_acked: inner.geo_acked,
-            placed: self.placed().known,
+            adaptive: self.policy.adaptive,
+            degrade_after_ms: self.policy.degrade_after_ms,
+            degraded_since: self.placed().degraded_since(),
         })
     }
 }

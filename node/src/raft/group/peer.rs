@@ -49,6 +49,8 @@ impl Group {
                     *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                     let (city, geo) = (request.city_watermark, request.geo_watermark);
                     self.gate.learn(Watermarks { city, geo });
+                    let flushed = matched.as_ref().map_or(0, |id| id.index);
+                    self.offer_proof(vote.leader_id.term, vote.leader_id.voted_for, request.proof, flushed);
                     Answer::Matched(v1::PeerMatched {
                         log_id: log_id_to_wire(matched.as_ref()),
                         incarnation: self.params.incarnation,

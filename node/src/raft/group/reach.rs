@@ -26,7 +26,7 @@ impl Group {
             return degraded.exhausted.as_deref().map_or(Ok(()), |what| Err(budget_spent(what)));
         }
         let Err(missing) = self.gate.reachable(Class::Geo) else { return Ok(()) };
-        let policy = &self.params.geo_policy;
+        let policy = self.gate.policy();
         if !policy.adaptive {
             return Err(unreachable(missing));
         }
