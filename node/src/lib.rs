@@ -9,7 +9,7 @@
 //! | [`ledger`] | journals, keys, hashes, balances: pure |
 //! | [`placement`] | durability classes: pure |
 //! | [`reader`], [`keys`] | entries by position; the ledger's view of the index |
-//! | [`regime`], [`proof`] | telling of the remote site's regime; what the remote site can prove |
+//! | [`regime`], [`exposure`], [`proof`] | telling of the remote site's regime; what a loss would mean now; what the remote site can prove |
 //! | [`controller`] | forming the cluster, the registry of nodes |
 //! | [`repair`], [`scrub`] | what rot took is asked of the peers; looking for rot |
 //! | [`telemetry`] | metrics |
@@ -19,6 +19,7 @@
 pub mod admission;
 pub mod controller;
 pub mod ctl;
+pub mod exposure;
 pub mod groups;
 pub mod identity;
 pub mod keys;

@@ -113,7 +113,10 @@ impl Node {
         let mut groups = Vec::new();
         for (group, standing) in self.groups.standings() {
             match standing {
-                Standing::Running(running) => groups.push(self.named(running.status())),
+                Standing::Running(running) => {
+                    let losses = self.losses(&running);
+                    groups.push(self.named(v1::GroupStatus { losses, ..running.status() }));
+                }
                 Standing::Quarantined(quarantine) => {
                     warnings.push(format!("group {group}: {}", quarantine.describe()));
                     groups.push(quarantined_status(&self.log, group, quarantine.describe()));

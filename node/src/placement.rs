@@ -15,8 +15,10 @@
 //! | `geo` | on at least one voter in every site |
 
 mod acks;
+mod exposure;
 mod lag;
 mod leadership;
+mod outlook;
 mod queue;
 mod regime;
 #[cfg(test)]
@@ -30,8 +32,10 @@ use std::fmt::Write as _;
 use tercet_proto::v1::DurabilityClass;
 
 pub use acks::Acks;
+pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;
 pub use leadership::{Candidate, better_leader};
+pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
 pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
 pub use watermarks::{Placed, Watermarks};

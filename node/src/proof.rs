@@ -117,7 +117,7 @@ impl Proof {
             degraded_since: reader.u64("degraded_since")?,
         };
         let covered = bytes.len() - reader.rest().len();
-        let check = Sha256::digest(bytes.get(..covered).ok_or_else(|| invalid.clone())?);
+        let check = Sha256::digest(bytes.get(..covered).ok_or(invalid)?);
         if reader.array::<CHECK_BYTES>("check")? != check[..CHECK_BYTES] {
             return Err(invalid);
         }

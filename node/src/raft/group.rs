@@ -5,6 +5,7 @@
 
 mod leadership;
 mod peer;
+mod placed;
 mod proof;
 mod reach;
 mod read;
@@ -344,9 +345,13 @@ impl Group {
         // Right after the start openraft's metrics do not know the vote yet.
         let voted = log.vote.as_ref().and_then(|bytes| decode_vote(bytes).ok());
         let voted = voted.map_or(0, |vote| vote.leader_id.term);
+        let classes = self.class_statuses();
         let ledger = self.state.ledger();
         let placed = self.gate.placed().known;
         v1::GroupStatus {
+            classes,
+            losses: Vec::new(),
+            geo_regime: self.gate.policy().as_str().into(),
             group: self.params.group,
             role: role.into(),
             term: metrics.current_term.max(voted),

@@ -56,6 +56,9 @@ async fn admitted_append(
     let prepared = Arc::new(prepare(&request).map_err(refuse)?);
     let _permit = node.admission.admit(prepared.len_bytes()).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.journal).await?;
+    let is_geo = group.state().ledger().class_of(&prepared) == Class::Geo;
+    let _share =
+        is_geo.then(|| node.admission.admit_geo(prepared.len_bytes())).transpose().map_err(refuse)?;
     let local = || append_here(&group, &request, prepared.clone());
     route(node, &group, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
         client.append(message).await
