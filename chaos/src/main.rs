@@ -16,6 +16,7 @@ use tercet_chaos::history::{FinalLog, History};
 use tercet_chaos::report::Verdict;
 use tercet_chaos::run::{RunOptions, run};
 use tercet_chaos::scenario::Scenario;
+use tercet_chaos::sim::command::{self as sim, PlanArgs, ReplayArgs, SimArgs};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +44,12 @@ enum Verb {
     Run(RunArgs),
     /// Judges a history from anywhere against the final log (formats: chaos/HISTORY.md)
     Check(CheckArgs),
+    /// Simulates five nodes in one thread, once for each seed; prints the seed and the hash of all that happened
+    Sim(SimArgs),
+    /// Runs a simulation's fault plan
+    Replay(ReplayArgs),
+    /// Prints the fault plan of a seed
+    Plan(PlanArgs),
     /// Becomes PROGRAM, and ends when the parent does
     #[command(name = "child", hide = true)]
     Child(ChildArgs),
@@ -88,7 +95,9 @@ struct ChildArgs {
 
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // What simulated nodes say is theirs: thousands of lines a second.
+    let usual = if matches!(verb, Verb::Sim(_) | Verb::Replay(_)) { "off" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -98,6 +107,9 @@ fn main() -> ExitCode {
     let done = match verb {
         Verb::Run(args) => run_scenario(&args),
         Verb::Check(args) => check_files(&args),
+        Verb::Sim(args) => sim::sim(&args),
+        Verb::Replay(args) => sim::replay(&args),
+        Verb::Plan(args) => sim::plan(&args),
         Verb::Child(args) => be_child(&args),
     };
     match done {

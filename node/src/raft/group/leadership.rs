@@ -10,7 +10,8 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
-use tokio::sync::watch;
+
+use crate::raft::runtime::{self, watch};
 
 use super::{ENTRIES_PER_REQUEST_MAX, Group};
 
@@ -28,7 +29,7 @@ pub struct Leadership {
 impl Group {
     /// Tells the gate when this node begins and ceases to lead.
     pub(super) fn follow_leadership(self: Arc<Self>) {
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             let mut metrics = self.raft.server_metrics();
             let mut told = None;
             loop {

@@ -116,6 +116,7 @@ impl Group {
         let (mut applied, mut watermark) = (self.state.applied(), self.gate.watch());
         while self.visible().of(class) <= index {
             let ended = tokio::select! {
+                biased;
                 changed = applied.changed() => changed.is_err(),
                 changed = watermark.changed() => changed.is_err(),
             };
