@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::checker::Judgement;
 use crate::history::{Call, FaultSpan, History, Outcome};
+use crate::probe::BlackholeProof;
 use crate::proxy::LinkCounts;
 
 /// How a run ended.
@@ -69,6 +70,10 @@ pub struct Report {
     pub workload_seconds: f64,
     /// Processes killed.
     pub kills: u64,
+    /// What the harness saw of its own blackholes.
+    pub proofs: Vec<BlackholeProof>,
+    /// Packets that blackholes dropped; none: proxies held bytes instead.
+    pub packets_dropped: Option<u64>,
     /// What the checker says; none if there was no final log to check.
     pub judgement: Option<Judgement>,
     /// Longest time without an acknowledgement in the whole run, in milliseconds.
@@ -129,6 +134,16 @@ impl Acknowledgements {
             .map(|(left, right)| right.saturating_sub(left))
             .max()
             .unwrap_or(0)
+    }
+
+    /// When the last operation returned, in nanoseconds.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// How many appends were acknowledged in `from..to`.
+    pub fn between(&self, from: u64, to: u64) -> usize {
+        self.times.iter().filter(|t| (from..to).contains(*t)).count()
     }
 
     /// Longest time without an acknowledgement at all, in milliseconds.
@@ -212,6 +227,16 @@ impl fmt::Display for Report {
                 span.what,
                 fault.rto_ms
             )?;
+        }
+        if !self.proofs.is_empty() {
+            writeln!(
+                f,
+                "blackholes {} health requests over blackholed links, every one met its own deadline",
+                self.proofs.len()
+            )?;
+        }
+        if let Some(packets) = self.packets_dropped {
+            writeln!(f, "dropped    {packets} packets")?;
         }
         let leaders: Vec<String> =
             self.leaders.iter().map(|seen| format!("{} (term {})", seen.node, seen.term)).collect();

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{Call, Header, HistoryError, Line, Observation, Outcome};
+use tokio::sync::Notify;
+
+use super::{Call, Header, HistoryError, Line, Observation, Outcome, StoredVote};
 
 /// A history that is being written; clones write to the same one.
 #[derive(Debug, Clone)]
@@ -26,6 +28,7 @@ struct Shared {
     next_op: AtomicU64,
     lines: Mutex<Option<mpsc::Sender<Line>>>,
     writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
+    acknowledged: Notify,
 }
 
 impl Recorder {
@@ -54,6 +57,7 @@ impl Recorder {
                 next_op: AtomicU64::new(1),
                 lines: Mutex::new(Some(lines)),
                 writer: Mutex::new(Some(writer)),
+                acknowledged: Notify::new(),
             }),
         };
         recorder.record(|_| Line::Header(header));
@@ -74,7 +78,16 @@ impl Recorder {
 
     /// Records a return, right after the answer arrived.
     pub fn returned(&self, op: u64, outcome: Outcome) {
+        let acknowledged = matches!(outcome, Outcome::Appended { .. });
         self.record(|t| Line::Return { t, op, outcome });
+        if acknowledged {
+            self.shared.acknowledged.notify_waiters();
+        }
+    }
+
+    /// Waits until a client is told that its append is acknowledged.
+    pub async fn next_acknowledgement(&self) {
+        self.shared.acknowledged.notified().await;
     }
 
     /// Records that a fault is about to begin.
@@ -90,6 +103,11 @@ impl Recorder {
     /// Records what a node said of itself; the time is set here.
     pub fn observe(&self, observation: Observation) {
         self.record(|t| Line::Observe(Observation { t, ..observation }));
+    }
+
+    /// Records a vote that a node has stored.
+    pub fn vote(&self, vote: StoredVote) {
+        self.record(|_| Line::Vote(vote));
     }
 
     /// Writes out what is recorded; later records are dropped.
@@ -125,7 +143,13 @@ mod tests {
     fn what_is_recorded_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("history.jsonl");
-        let header = Header { format: FORMAT, journal: "j".into(), scenario: "s".into(), seed: 7 };
+        let header = Header {
+            format: FORMAT,
+            journal: "j".into(),
+            scenario: "s".into(),
+            seed: 7,
+            ..Header::default()
+        };
         let recorder = Recorder::create(&path, header.clone()).unwrap();
         let threads: Vec<_> = (0..4)
             .map(|client| {
@@ -156,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_place_that_cannot_be_written_is_named() {
-        let header = Header { format: FORMAT, journal: "j".into(), scenario: String::new(), seed: 0 };
+        let header = Header { format: FORMAT, journal: "j".into(), ..Header::default() };
         let error = Recorder::create(Path::new("/nonexistent/history.jsonl"), header).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/history.jsonl"), "{error}");
     }
