@@ -3,6 +3,8 @@
 //! Invariants: the verdict rests on the files that were written, read back, so `tercet-chaos check` gives the same one; a
 //! run that the harness could not carry out is an error and never a pass.
 
+mod provenance;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +18,7 @@ use crate::cluster::process::{ClusterError, ClusterOptions, ProcessCluster};
 use crate::cluster::{Member, Members};
 use crate::faults::{Driven, drive};
 use crate::history::{FORMAT, FinalLog, Header, History, Observation, Place, Places, Recorder};
-use crate::report::{Acknowledgements, FaultReport, LinkReport, Report, Verdict, leaders};
+use crate::report::{Acknowledgements, FaultReport, LinkReport, Report, Verdict, leaders, page};
 use crate::scenario::{Scenario, Writes};
 use crate::workload::{Remote, Seat, Workload, create_journal};
 
@@ -57,7 +59,7 @@ struct Happened {
     packets_dropped: Option<u64>,
 }
 
-/// Runs a scenario and writes `history.jsonl`, `final.jsonl` and `report.json`.
+/// Runs a scenario and writes `history.jsonl`, `final.jsonl`, `report.json` and `report.html`.
 ///
 /// # Errors
 /// The harness could not carry it out.
@@ -99,6 +101,8 @@ pub async fn run(scenario: &Scenario, options: &RunOptions) -> Result<Report> {
     let finals = save_and_load(&options.out, &happened.finals)?;
     let history = History::load(&history_file)?;
     let report = Report {
+        commit: provenance::commit(),
+        executable: provenance::executable(&options.tercet)?,
         version: status.version,
         // Behind the comma stands one node's directory.
         disk: status.disk.split(',').next().unwrap_or_default().to_owned(),
@@ -108,6 +112,9 @@ pub async fn run(scenario: &Scenario, options: &RunOptions) -> Result<Report> {
     let report_file = options.out.join("report.json");
     let json = serde_json::to_string_pretty(&report)?;
     std::fs::write(&report_file, json + "\n").with_context(|| report_file.display().to_string())?;
+    let page_file = options.out.join("report.html");
+    std::fs::write(&page_file, page::render(&report, &history))
+        .with_context(|| page_file.display().to_string())?;
     Ok(report)
 }
 
@@ -286,6 +293,8 @@ fn judge(
     Report {
         scenario: scenario.name.clone(),
         seed,
+        commit: String::new(),
+        executable: String::new(),
         version: String::new(),
         disk: String::new(),
         workload_seconds: acknowledgements.seconds(),
