@@ -260,7 +260,8 @@ async fn last(
             Ok(Vec::new())
         }
         Blow::Link { fault: LinkFault::Blackhole, flap: None } => {
-            let proofs = prove(cluster, blowing.number, &blowing.pairs, end).await?;
+            let proofs =
+                prove(cluster.network(), cluster.members(), blowing.number, &blowing.pairs, end).await?;
             tokio::time::sleep_until(end.into()).await;
             Ok(proofs)
         }

@@ -18,8 +18,9 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::cluster::process::{ClusterError, ProcessCluster};
-use crate::proxy::Endpoint;
+use crate::cluster::Members;
+use crate::cluster::process::ClusterError;
+use crate::proxy::{Endpoint, Network};
 
 /// Deadline of a health request in a blackhole.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -140,12 +141,12 @@ fn frame(into: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
 ///
 /// # Errors
 /// One is not answered.
-pub async fn healthy(cluster: &ProcessCluster) -> Result<(), ClusterError> {
-    let asked = cluster.network().addresses().map(|(from, to, address)| async move {
+pub async fn healthy(network: &Network, members: &Members) -> Result<(), ClusterError> {
+    let asked = network.addresses().map(|(from, to, address)| async move {
         match ask(address, HEALTHY_DEADLINE).await {
             Probed::Answered => Ok(()),
             other => {
-                let (from, to) = (cluster.members().name_of(from), cluster.members().name_of(to));
+                let (from, to) = (members.name_of(from), members.name_of(to));
                 Err(ClusterError::Harness(format!(
                     "a health request from {from} to {to} over a sound link: {other:?}"
                 )))
@@ -160,7 +161,8 @@ pub async fn healthy(cluster: &ProcessCluster) -> Result<(), ClusterError> {
 /// # Errors
 /// One of them is no blackhole.
 pub async fn prove(
-    cluster: &ProcessCluster,
+    network: &Network,
+    members: &Members,
     fault: u64,
     pairs: &[(Endpoint, Endpoint)],
     end: Instant,
@@ -172,13 +174,13 @@ pub async fn prove(
     let left = end.saturating_duration_since(Instant::now());
     let deadline = DEADLINE.min(left / 2);
     let is_hit = |from, to| pairs.contains(&(from, to)) || pairs.contains(&(to, from));
-    let dialled = cluster.network().addresses().filter(|(from, to, _)| is_hit(*from, *to));
+    let dialled = network.addresses().filter(|(from, to, _)| is_hit(*from, *to));
     let proofs = join_all(dialled.map(|(from, to, address)| async move {
         let delivered = || -> u64 {
             [(from, to), (to, from)]
                 .iter()
                 .filter(|pair| pairs.contains(pair))
-                .filter_map(|(from, to)| cluster.network().link(*from, *to))
+                .filter_map(|(from, to)| network.link(*from, *to))
                 .map(|link| link.counts().delivered_bytes)
                 .sum()
         };
@@ -186,8 +188,8 @@ pub async fn prove(
         let probed = ask(address, deadline).await;
         BlackholeProof {
             fault,
-            from: cluster.members().name_of(from),
-            to: cluster.members().name_of(to),
+            from: members.name_of(from),
+            to: members.name_of(to),
             probed,
             waited_ms: u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX),
             delivered_bytes: delivered() - before,
@@ -200,5 +202,80 @@ pub async fn prove(
     match proofs.iter().find(|proof| !proof.holds()) {
         Some(proof) => Err(ClusterError::Harness(format!("fault {fault} is no blackhole: {proof:?}"))),
         None => Ok(proofs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::proxy::{LinkFault, LinkShape};
+
+    const A1: Endpoint = Endpoint::Node(1);
+    const B1: Endpoint = Endpoint::Node(3);
+
+    /// A server that reads a request to its end and answers it with response headers, or ends the connection.
+    async fn serve(listener: TcpListener, answer: bool) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = vec![0; request().len()];
+            if stream.read_exact(&mut asked).await.is_ok() && answer {
+                assert_eq!(asked, request());
+                let mut bytes = Vec::new();
+                frame(&mut bytes, FRAME_SETTINGS, 0, 0, &[]);
+                // :status 200, of the static table
+                frame(&mut bytes, FRAME_HEADERS, FLAG_END_HEADERS, REQUEST_STREAM, &[0x88]);
+                let _ = stream.write_all(&bytes).await;
+            }
+        }
+    }
+
+    async fn network(answer: bool) -> Network {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut network = Network::new(&[A1, B1], |_, _| LinkShape::default(), 1).unwrap();
+        network.proxy(A1, B1, listener.local_addr().unwrap(), None).await.unwrap();
+        tokio::spawn(serve(listener, answer));
+        network
+    }
+
+    async fn proven(
+        network: &Network,
+        pairs: &[(Endpoint, Endpoint)],
+    ) -> Result<Vec<BlackholeProof>, String> {
+        let end = Instant::now() + Duration::from_secs(2);
+        prove(network, &Members::default_five(), 1, pairs, end).await.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_health_request_in_a_blackhole_meets_its_own_deadline_and_nothing_is_delivered() {
+        let network = network(true).await;
+        healthy(&network, &Members::default_five()).await.unwrap();
+        for cut in [(A1, B1), (B1, A1)] {
+            network.link(cut.0, cut.1).unwrap().impose(1, LinkFault::Blackhole);
+            let proofs = proven(&network, &[cut]).await.unwrap();
+            let [proof] = proofs.as_slice() else { panic!("{proofs:?}") };
+            assert_eq!((proof.from.as_str(), proof.to.as_str()), ("a1", "b1"));
+            assert!(proof.probed == Probed::TimedOut && proof.delivered_bytes == 0, "{proof:?}");
+            assert!(proof.waited_ms >= 900, "the deadline was its own: {proof:?}");
+            network.link(cut.0, cut.1).unwrap().lift(1);
+        }
+        healthy(&network, &Members::default_five()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_blackhole_is_not_proven() {
+        let network = network(true).await;
+        let error = proven(&network, &[(A1, B1)]).await.unwrap_err();
+        assert!(error.contains("no blackhole") && error.contains("Answered"), "{error}");
+        network.link(A1, B1).unwrap().impose(1, LinkFault::Reset);
+        let error = proven(&network, &[(A1, B1)]).await.unwrap_err();
+        assert!(error.contains("Broken"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_up_is_not_healthy() {
+        let network = network(false).await;
+        let error = healthy(&network, &Members::default_five()).await.unwrap_err();
+        assert!(error.to_string().contains("from a1 to b1"), "{error}");
     }
 }

@@ -102,6 +102,8 @@ pub struct WorkloadPlan {
     pub retry_percent: u32,
     /// Of 100 appends, how many reuse a known key with other content, which must be refused.
     pub conflict_percent: u32,
+    /// Of 100 appends, how many ask for class `geo`.
+    pub geo_percent: u32,
     /// How long a client waits for an answer before it calls the outcome unknown.
     pub timeout: Span,
 }
@@ -119,6 +121,7 @@ impl Default for WorkloadPlan {
             batch_entries: 8,
             retry_percent: 60,
             conflict_percent: 2,
+            geo_percent: 0,
             timeout: Span::from_secs(2),
         }
     }
@@ -246,6 +249,7 @@ impl Scenario {
             ("batch_percent", workload.batch_percent),
             ("retry_percent", workload.retry_percent),
             ("conflict_percent", workload.conflict_percent),
+            ("geo_percent", workload.geo_percent),
         ];
         for (field, value) in percents {
             if value > 100 {

@@ -212,7 +212,7 @@ impl ProcessCluster {
             .into_iter()
             .collect::<Result<(), _>>()?;
         cluster.leader().await?;
-        probe::healthy(&cluster).await?;
+        probe::healthy(&cluster.network, &cluster.members).await?;
         Ok(cluster)
     }
 
