@@ -157,7 +157,11 @@ async fn happen(
     tracing::info!("healed; reading every replica");
     let finals = cluster.final_logs(JOURNAL, within).await?;
     let packets_dropped = cluster.packets_dropped()?;
+    let incarnations = cluster.incarnations().await?;
     cluster.stop().await?;
+    for vote in cluster.stored_votes(&incarnations)? {
+        recorder.vote(vote);
+    }
     Ok(Happened { driven, finals, unmet: Vec::new(), packets_dropped })
 }
 

@@ -373,6 +373,7 @@ fn votes_that_go_back_are_caught() {
     for (node, term, for_node, committed, why) in [
         ("a1", 3, 2, true, "after one of"),
         ("a1", 4, 5, false, "then for node 5"),
+        ("a1", 4, 5, true, ""),
         ("b1", 4, 3, false, ""),
         ("b1", 5, 1, true, ""),
     ] {

@@ -9,6 +9,7 @@
 mod blows;
 mod settle;
 mod topology;
+mod votes;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
