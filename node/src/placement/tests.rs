@@ -1,6 +1,7 @@
 //! Tables, properties against the definition, and transcripts (`testdata/`).
 
 mod properties;
+mod regimes;
 mod tables;
 mod transcripts;
 

@@ -30,6 +30,7 @@ impl Topology {
         self.validate_limits()?;
         self.validate_rtts()?;
         self.validate_timing()?;
+        self.validate_durability()?;
         self.validate_survival()
     }
 
