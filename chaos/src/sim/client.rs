@@ -223,7 +223,15 @@ fn receipts(
             },
         };
         let key = entry.key.clone();
-        receipts.push(ReceiptSeen { key, seq, entry_hash, chain_hash, recorded_at_us, replayed });
+        receipts.push(ReceiptSeen {
+            key,
+            seq,
+            entry_hash,
+            chain_hash,
+            recorded_at_us,
+            replayed,
+            attested: None,
+        });
     }
     Outcome::Appended { receipts }
 }

@@ -368,6 +368,9 @@ impl Group {
         // Right after the start openraft's metrics do not know the vote yet.
         let voted = log.vote.as_ref().and_then(|bytes| decode_vote(bytes).ok());
         let voted = voted.map_or(0, |vote| vote.leader_id.term);
+        // And later they may lag behind it: a leader of the term that they know leads nothing in the term of its vote.
+        let deposed = voted > metrics.current_term;
+        let role = if deposed && role == "leader" { "follower" } else { role };
         let classes = self.class_statuses();
         let ledger = self.state.ledger();
         let placed = self.gate.placed().known;
@@ -378,7 +381,7 @@ impl Group {
             group: self.params.group,
             role: role.into(),
             term: metrics.current_term.max(voted),
-            leader_id: metrics.current_leader.unwrap_or(0),
+            leader_id: metrics.current_leader.filter(|_| !deposed).unwrap_or(0),
             leader: String::new(),
             last_index: metrics.last_log_index.unwrap_or(0),
             flushed_index: log.durable_last.map_or(0, |point| point.index),
