@@ -27,7 +27,7 @@ use std::fmt::Write as _;
 use tercet_proto::v1::DurabilityClass;
 
 pub use acks::Acks;
-pub use leadership::{Candidate, better_leader};
+pub use leadership::{Candidate, LeadershipPolicy, better_leader};
 pub use queue::ReplyQueue;
 
 /// Where an entry must be flushed before its ack. `Geo` is the stronger one.

@@ -9,6 +9,7 @@
 
 mod address;
 mod describe;
+mod leadership;
 mod survival;
 mod timing;
 mod validate;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use address::is_loopback;
+pub use leadership::GroupSettings;
 pub use survival::{Loss, LossKind};
 pub use timing::Timing;
 
@@ -48,6 +50,9 @@ pub struct Topology {
     pub zones: Vec<Zone>,
     /// `[[nodes]]`
     pub nodes: Vec<Node>,
+    /// `[[groups]]`: only groups that prefer other zones for their leader than the zones' own order says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupSettings>,
 }
 
 /// `[cluster]`: what the cluster is called and how it is divided.
@@ -80,6 +85,9 @@ pub struct TimingSettings {
     /// Overrides the derived upper end of the election time-out, which is also the lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub election_max_ms: Option<u64>,
+    /// How long a node of a more preferred zone must have been in contact and caught up before leadership moves to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_steady_ms: Option<u64>,
 }
 
 /// `[storage]`: how nodes reach their disks.
@@ -326,6 +334,7 @@ impl Topology {
                 heartbeat_ms: None,
                 election_min_ms: None,
                 election_max_ms: None,
+                leader_steady_ms: None,
             },
             storage: Storage::default(),
             security: Security::default(),
@@ -333,6 +342,7 @@ impl Topology {
             sites: ["east", "west"].map(|name| Site { name: name.to_owned() }).to_vec(),
             zones: vec![zone("a", "east", 1), zone("b", "east", 2), zone("c", "west", 3)],
             nodes,
+            groups: Vec::new(),
         };
         topology.validate()?;
         Ok(topology)

@@ -30,6 +30,7 @@ impl Topology {
         self.validate_limits()?;
         self.validate_rtts()?;
         self.validate_timing()?;
+        self.validate_leadership()?;
         self.validate_survival()
     }
 
