@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tercet_node::ledger::Ledger;
+use tercet_node::raft::runtime::watch;
 use tercet_proto::v1;
 use tercet_storage::{LogPoint, SegmentLog};
 
@@ -38,6 +39,8 @@ pub struct Witness {
     trace: Arc<Trace>,
     zones: BTreeMap<u64, String>,
     inner: Mutex<Inner>,
+    /// Set with the first violation.
+    broken: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -52,7 +55,7 @@ struct Inner {
 impl Witness {
     /// Watches nodes in these zones.
     pub fn new(zones: BTreeMap<u64, String>, trace: Arc<Trace>) -> Self {
-        Self { trace, zones, inner: Mutex::default() }
+        Self { trace, zones, inner: Mutex::default(), broken: watch::Sender::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -65,12 +68,18 @@ impl Witness {
         {
             self.trace.event(format_args!("VIOLATION {why}"));
             inner.violations.push(format!("at {:?}: {why}", self.trace.elapsed()));
+            self.broken.send_replace(true);
         }
     }
 
     /// Notes a violation that something else has found.
     pub fn violated(&self, why: String) {
         self.judge(Err(why), &mut self.lock());
+    }
+
+    /// Completes with the first violation: what comes after it proves nothing.
+    pub async fn broken(&self) {
+        drop(self.broken.subscribe().wait_for(|broken| *broken).await);
     }
 
     /// What was found so far.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tercet_chaos::report::Verdict;
-use tercet_chaos::sim::command::{self as sim, PlanArgs, ReplayArgs, SimArgs};
+use tercet_chaos::sim::command::{self as sim, MutantsArgs, PlanArgs, ReplayArgs, SimArgs};
 use tracing_subscriber::EnvFilter;
 
 /// The harness could not do its work.
@@ -40,6 +40,8 @@ enum Verb {
     Sim(SimArgs),
     /// Runs a simulation's fault plan
     Replay(ReplayArgs),
+    /// Plants known faults in the code and reports how many seeds each took to be found
+    Mutants(MutantsArgs),
     /// Prints the fault plan of a seed
     Plan(PlanArgs),
     /// Becomes PROGRAM, and ends when the parent does
@@ -50,7 +52,7 @@ enum Verb {
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     // What simulated nodes say is theirs: thousands of lines a second.
-    let usual = if matches!(verb, Verb::Sim(_) | Verb::Replay(_)) { "off" } else { "info" };
+    let usual = if matches!(verb, Verb::Sim(_) | Verb::Replay(_) | Verb::Mutants(_)) { "off" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => verbs::check::check_files(&args),
         Verb::Sim(args) => sim::sim(&args),
         Verb::Replay(args) => sim::replay(&args),
+        Verb::Mutants(args) => sim::mutants(&args),
         Verb::Plan(args) => sim::plan(&args),
         Verb::Child(args) => verbs::child::be_child(&args),
     };

@@ -46,7 +46,7 @@ const LIVENESS: Duration = Duration::from_secs(15);
 const SETTLE: Duration = Duration::from_secs(60);
 
 /// What came of a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
@@ -84,12 +84,18 @@ async fn run_here(plan: &Plan, trace_file: Option<&Path>) -> anyhow::Result<Outc
     };
     let recorder = Recorder::in_memory(header);
     let cluster = Arc::new(Cluster::new(plan, recorder.clone(), trace.clone())?);
-    let happened = happen(&cluster, plan).await;
-    let mut violations = cluster.common.witness.violations();
+    let witness = cluster.common.witness.clone();
+    let happened = tokio::select! {
+        biased;
+        () = witness.broken() => None,
+        happened = happen(&cluster, plan) => Some(happened),
+    };
+    let mut violations = witness.violations();
     let (mut liveness_ms, mut judgement) = (None, None);
     match happened {
-        Err(why) => violations.push(why),
-        Ok(Happened { finals, liveness }) => {
+        None => {}
+        Some(Err(why)) => violations.push(why),
+        Some(Ok(Happened { finals, liveness })) => {
             liveness_ms = Some(u64::try_from(liveness.as_millis()).unwrap_or(u64::MAX));
             let history = History::from_lines(recorder.take())?;
             let judged = check(&history, &finals);

@@ -42,6 +42,7 @@ pub use stats::LogStats;
 use crate::disk::{Disk, DiskError, Wait};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, NO_TERM, NUMBER_LIMIT};
+use crate::mutants;
 use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord};
 use committer::Committer;
 use recover::RecoveryReport;
@@ -187,6 +188,11 @@ impl SegmentLog {
             log.vote.sequence = sequence;
             log.vote.bytes = Some(vote.clone());
             log.vote_lost = false;
+            if mutants::is("vote-not-persisted") {
+                drop(state);
+                done(Ok(()));
+                return Ok(());
+            }
             state.votes.push_back(VoteWork { group, sequence, bytes: vote, done: Some(done) });
         }
         self.0.shared.kick();

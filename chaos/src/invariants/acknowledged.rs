@@ -22,3 +22,35 @@ pub(super) fn check(
     }
     Err(format!("acknowledged: entry {point} is told to a client and durable on {holders:?} only"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tercet_storage::disk::SimDisk;
+
+    use super::*;
+    use crate::sim::disk::Durable;
+    use crate::sim::trace::Trace;
+
+    #[test]
+    fn it_takes_a_majority_in_two_zones() {
+        let zones: BTreeMap<u64, String> = [(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "c")]
+            .map(|(node, zone)| (node, zone.to_owned()))
+            .into();
+        let told = |holders: &[u64]| {
+            let disks = (1..=5).map(|node| {
+                let term = if holders.contains(&node) { 2 } else { 1 };
+                let durable = Durable { terms: [(7, term)].into(), ..Durable::default() };
+                let trace = Arc::new(Trace::new(None).expect("no file"));
+                (node, PacedDisk::new("n", SimDisk::new(0), durable, 0, trace))
+            });
+            check(LogPoint { term: 2, index: 7 }, &disks.collect(), &zones)
+        };
+        assert!(told(&[1, 2, 4]).is_ok());
+        assert!(told(&[1, 4, 5]).is_ok());
+        assert!(told(&[1, 2, 3]).is_err(), "one zone");
+        assert!(told(&[1, 4]).is_err(), "no majority");
+        assert!(told(&[]).is_err(), "another term's entry is another entry");
+    }
+}

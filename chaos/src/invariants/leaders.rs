@@ -12,3 +12,15 @@ impl Leaders {
         if first == node { Ok(()) } else { Err(format!("leaders: both {first} and {node} lead term {term}")) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_belongs_to_its_first_leader() {
+        let mut leaders = Leaders::default();
+        assert!(leaders.leads(1, 3).is_ok() && leaders.leads(1, 3).is_ok() && leaders.leads(2, 4).is_ok());
+        assert!(leaders.leads(2, 3).is_err());
+    }
+}

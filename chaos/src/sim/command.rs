@@ -53,6 +53,20 @@ pub struct PlanArgs {
     pub seed: u64,
 }
 
+/// `tercet-chaos mutants`
+#[derive(Debug, clap::Args)]
+pub struct MutantsArgs {
+    /// Only this one [default: all of them]
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
+    /// Seeds that a mutant may take
+    #[arg(long, default_value_t = 200)]
+    pub limit: u64,
+    /// Runs at once, each on a thread of its own
+    #[arg(long, default_value_t = 1)]
+    pub jobs: usize,
+}
+
 fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text:?}: {error}"));
     let range = match text.split_once("..") {
@@ -155,7 +169,7 @@ impl Sum {
 pub fn sim(args: &SimArgs) -> Result<Verdict> {
     let (begun, cpu) = (Instant::now(), cpu_time());
     let mut sum = Sum::default();
-    each_seed(args.seeds.clone(), args.jobs, |outcome| {
+    each_seed(args.seeds.clone(), args.jobs, None, |outcome| {
         let outcome = outcome?;
         print_one(&outcome, args.json)?;
         if !outcome.violations.is_empty() {
@@ -186,10 +200,19 @@ fn say_failed(outcome: &Outcome, out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A panic of the simulation is a violation, too. (Those of a node's tasks end its group, and are seen by that.)
+fn run_guarded(seed: u64) -> Result<Outcome> {
+    let ran = std::panic::catch_unwind(|| run(&Plan::of_seed(seed), None));
+    ran.unwrap_or_else(|_| {
+        Ok(Outcome { seed, violations: vec!["the simulation panicked".into()], ..Outcome::default() })
+    })
+}
+
 /// Runs seeds on `jobs` threads and hands the outcomes over in the order of the seeds, until `take` says that it is enough.
 fn each_seed(
     seeds: Range<u64>,
     jobs: usize,
+    mutant: Option<&'static str>,
     mut take: impl FnMut(Result<Outcome>) -> Result<bool>,
 ) -> Result<()> {
     let (next, end) = (AtomicU64::new(seeds.start), seeds.end);
@@ -198,9 +221,10 @@ fn each_seed(
         for _ in 0..jobs.max(1) {
             let (tx, next) = (tx.clone(), &next);
             threads.spawn(move || {
+                plant(mutant);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || tx.send((seed, run(&Plan::of_seed(seed), None))).is_err() {
+                    if seed >= end || tx.send((seed, run_guarded(seed))).is_err() {
                         return;
                     }
                 }
@@ -221,6 +245,59 @@ fn each_seed(
         }
         Ok(())
     })
+}
+
+/// Puts a mutant to work on this thread.
+#[cfg(feature = "mutants")]
+pub fn plant(mutant: Option<&'static str>) {
+    tercet_storage::mutants::select(mutant);
+}
+
+#[cfg(not(feature = "mutants"))]
+const fn plant(_: Option<&'static str>) {}
+
+/// Plants every mutant in turn and runs seeds until one finds it.
+///
+/// # Errors
+/// There is no such mutant, the build has none, or the harness could not do its work.
+#[cfg(feature = "mutants")]
+pub fn mutants(args: &MutantsArgs) -> Result<Verdict> {
+    let wanted = |name: &str| args.only.as_ref().is_none_or(|only| only == name);
+    let chosen: Vec<_> = tercet_storage::mutants::ALL.iter().filter(|(name, _)| wanted(name)).collect();
+    anyhow::ensure!(!chosen.is_empty(), "there is no such mutant; there are {:?}", tercet_storage::mutants::ALL);
+    // Mutants panic, and that is as good a death as any.
+    std::panic::set_hook(Box::new(|_| ()));
+    let mut survivors = 0;
+    for (name, what) in chosen {
+        let mut killed = None;
+        each_seed(0..args.limit, args.jobs, Some(name), |outcome| {
+            let outcome = outcome?;
+            killed = outcome.violations.first().map(|first| (outcome.seed, first.clone()));
+            Ok(killed.is_none())
+        })?;
+        match killed {
+            Some((seed, violation)) => {
+                let first = violation.lines().take(2).collect::<Vec<_>>().join(" ");
+                println!("{name}: killed after {} seeds ({what}): {first}", seed + 1);
+            }
+            None => {
+                survivors += 1;
+                println!("{name}: SURVIVES {} seeds ({what})", args.limit);
+            }
+        }
+    }
+    Ok(verdict(survivors == 0))
+}
+
+/// Says how to build what can do it.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "mutants"))]
+pub fn mutants(_: &MutantsArgs) -> Result<Verdict> {
+    anyhow::bail!(
+        "this build has no mutants in it; run `cargo run --release -p tercet-chaos --features mutants -- mutants`"
+    )
 }
 
 /// CPU time of this process so far.

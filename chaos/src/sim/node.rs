@@ -232,6 +232,11 @@ impl SimNode {
                 }
             }
         });
+        let (witness, name, given_up) = (self.common.witness.clone(), self.name.clone(), group.clone());
+        scope.spawn(async move {
+            let why = given_up.given_up().await;
+            witness.violated(format!("stopped: {name} gives its group up: {why}"));
+        });
         let witness = self.common.witness.clone();
         let (group, log) = (group.clone(), self.log());
         scope.spawn(async move {

@@ -23,7 +23,7 @@ use tercet_proto::refusal::Refusal;
 use tercet_proto::topology::Timing;
 use tercet_proto::v1;
 use tercet_storage::index::Index;
-use tercet_storage::{LogError, LogPoint, SegmentLog};
+use tercet_storage::{LogError, LogPoint, SegmentLog, mutants};
 use tokio::time::Instant;
 
 pub use leadership::Leadership;
@@ -147,7 +147,7 @@ fn config(params: &GroupParams) -> Config {
         enable_pre_vote: Some(true),
         // A restored leader could propose other content under log ids that followers already hold: openraft commits on
         // their acknowledgements while the leader's own flush is under way.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(mutants::is("leader-restored")),
         quorum_loss_probe_interval: Some(timing.election_max_ms.saturating_mul(2)),
         // Backoff must stay short: a follower that comes back should catch up at once.
         backoff: "50ms 100ms 200ms ..500ms".into(),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{LogIdOptionExt, OptionalSend};
-use tercet_storage::{Done, GroupId, LogError, LogPoint, SegmentLog};
+use tercet_storage::{Done, GroupId, LogError, LogPoint, SegmentLog, mutants};
 use tokio::sync::oneshot;
 
 use super::codec::{decode_vote, encode_vote, from_point, from_record, to_point, to_record};
@@ -123,7 +123,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        let state = self.log.state(self.group);
+        let mut state = self.log.state(self.group);
+        if let Some(last) = state.last.filter(|last| last.index > 1 && mutants::is("committed-truncated")) {
+            let kept = self.log.point(self.group, last.index - 1);
+            durable(|done| self.log.truncate_after(self.group, kept, done)).await?;
+            state = self.log.state(self.group);
+        }
         let purged = state.purged.map(from_point);
         Ok(LogState { last_purged_log_id: purged, last_log_id: state.last.map(from_point).or(purged) })
     }
@@ -137,7 +142,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         durable(|done| self.log.save_vote(self.group, bytes, done)).await?;
         // A vote may pass entries that wait for their segment. To openraft a vote that is flushed means that everything it
         // handed in before is, too: it would acknowledge those entries.
-        self.appends.answered().await;
+        if !mutants::is("vote-passes-entries") {
+            self.appends.answered().await;
+        }
         Ok(())
     }
 
@@ -171,6 +178,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             callback.io_completed(Ok(()));
             return Ok(());
         };
+        if mutants::is("append-flushed-early") {
+            callback.io_completed(Ok(()));
+            return self.log.append(self.group, records, Box::new(|_| ())).map_err(io_error);
+        }
         let (log, group, on_flush) = (self.log.clone(), self.group, self.on_flush.clone());
         let appends = self.appends.clone();
         let done: Done = Box::new(move |result| {
