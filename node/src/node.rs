@@ -115,7 +115,11 @@ impl Node {
             match standing {
                 Standing::Running(running) => {
                     let losses = self.losses(&running);
-                    groups.push(self.named(v1::GroupStatus { losses, ..running.status() }));
+                    let mut status = self.named(v1::GroupStatus { losses, ..running.status() });
+                    if status.message.is_empty() {
+                        status.message = self.groups.last_repair(group).unwrap_or_default();
+                    }
+                    groups.push(status);
                 }
                 Standing::Quarantined(quarantine) => {
                     warnings.push(format!("group {group}: {}", quarantine.describe()));

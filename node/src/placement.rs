@@ -21,6 +21,7 @@ mod leadership;
 mod outlook;
 mod queue;
 mod regime;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod watermarks;
@@ -38,6 +39,7 @@ pub use leadership::{Candidate, better_leader};
 pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
 pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
+pub use spare::{is_spare, stands_for_its_site};
 pub use watermarks::{Placed, Watermarks};
 
 /// Where an entry must be flushed before its ack. `Geo` is the stronger one.
