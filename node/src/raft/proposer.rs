@@ -122,6 +122,12 @@ impl Task {
             next = if builder.len_bytes() < PROPOSAL_BYTES_MAX { queue.try_recv().ok() } else { None };
         }
         let proposal = Proposal(builder.finish());
+        let is_geo = {
+            let ledger = self.state.ledger();
+            requests.iter().any(|request| ledger.class_of(&request.command) == Class::Geo)
+        };
+        // The remote site must not hear of it later than it has to, so this is said before it is proposed.
+        let geo_under_way = is_geo.then(|| self.gate.geo_under_way());
         let (raft, state, gate) = (self.raft.clone(), self.state.clone(), self.gate.clone());
         async move {
             let answer_all = |requests: Vec<Request>, with: &dyn Fn() -> Proposed| {
@@ -133,6 +139,7 @@ impl Task {
                 Err(NotDone::NotLeader(leader)) => answer_all(requests, &|| Proposed::NotLeader(leader)),
                 Err(NotDone::Unknown(why)) => answer_all(requests, &|| Proposed::Unknown(why.clone())),
             }
+            drop(geo_under_way);
         }
     }
 }
