@@ -6,6 +6,7 @@
 //! | [`faults`] | what can go wrong, done and undone |
 //! | [`cluster`] | five real processes with a proxy in every link |
 //! | [`proxy`] | the user-space network |
+//! | [`probe`] | the proof that a blackhole is one |
 //! | [`workload`] | the clients |
 //! | [`history`] | what they asked and heard (`chaos/HISTORY.md`) |
 //! | [`checker`] | the judgement, one invariant a file |
@@ -21,6 +22,7 @@ pub mod cluster;
 pub mod faults;
 pub mod history;
 pub mod invariants;
+pub mod probe;
 pub mod proxy;
 pub mod report;
 pub mod run;

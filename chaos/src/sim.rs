@@ -20,6 +20,7 @@ pub mod faults;
 pub mod net;
 pub mod node;
 pub mod plan;
+pub mod proofs;
 pub mod trace;
 
 use std::path::Path;
@@ -74,8 +75,13 @@ pub fn run(plan: &Plan, trace_file: Option<&Path>) -> anyhow::Result<Outcome> {
 
 async fn run_here(plan: &Plan, trace_file: Option<&Path>) -> anyhow::Result<Outcome> {
     let trace = Arc::new(Trace::new(trace_file)?);
-    let header =
-        Header { format: FORMAT, journal: JOURNAL.into(), scenario: "simulation".into(), seed: plan.seed };
+    let header = Header {
+        format: FORMAT,
+        journal: JOURNAL.into(),
+        scenario: "simulation".into(),
+        seed: plan.seed,
+        places: Default::default(),
+    };
     let recorder = Recorder::in_memory(header);
     let cluster = Arc::new(Cluster::new(plan, recorder.clone(), trace.clone())?);
     let witness = cluster.common.witness.clone();

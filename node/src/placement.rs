@@ -15,11 +15,16 @@
 //! | `geo` | on at least one voter in every site |
 
 mod acks;
+mod exposure;
+mod lag;
 mod leadership;
+mod outlook;
 mod queue;
+mod regime;
 mod spare;
 #[cfg(test)]
 mod tests;
+mod watermarks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,9 +33,14 @@ use std::fmt::Write as _;
 use tercet_proto::v1::DurabilityClass;
 
 pub use acks::Acks;
-pub use leadership::{Candidate, better_leader};
+pub use exposure::{Exposure, Missing, Now, exposure};
+pub use lag::Lag;
+pub use leadership::{Candidate, LeadershipPolicy, better_leader};
+pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
-pub use spare::is_spare;
+pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
+pub use spare::{is_spare, stands_for_its_site};
+pub use watermarks::{Placed, Watermarks};
 
 /// Where an entry must be flushed before its ack. `Geo` is the stronger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +78,16 @@ impl Class {
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl From<DurabilityClass> for Class {
+    /// Unspecified is `city`, the weakest.
+    fn from(class: DurabilityClass) -> Self {
+        match class {
+            DurabilityClass::Unspecified | DurabilityClass::City => Self::City,
+            DurabilityClass::Geo => Self::Geo,
+        }
     }
 }
 

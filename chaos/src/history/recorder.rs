@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Call, Header, HistoryError, Line, Observation, Outcome};
+use super::{Call, Header, HistoryError, Line, Observation, Outcome, StoredVote};
 
 /// A history that is being written; clones write to the same one.
 #[derive(Debug, Clone)]
@@ -27,6 +28,7 @@ struct Shared {
     next_op: AtomicU64,
     lines: Mutex<Sink>,
     writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
+    acknowledged: Notify,
 }
 
 /// Where lines go.
@@ -62,7 +64,9 @@ impl Recorder {
 
     fn over(path: PathBuf, lines: Mutex<Sink>, writer: Option<JoinHandle<std::io::Result<()>>>) -> Self {
         let (start, next_op) = (Instant::now(), AtomicU64::new(1));
-        Self { shared: Arc::new(Shared { path, start, next_op, lines, writer: Mutex::new(writer) }) }
+        let shared =
+            Shared { path, start, next_op, lines, writer: Mutex::new(writer), acknowledged: Notify::new() };
+        Self { shared: Arc::new(shared) }
     }
 
     fn lines(&self) -> std::sync::MutexGuard<'_, Sink> {
@@ -106,7 +110,16 @@ impl Recorder {
 
     /// Records a return, right after the answer arrived.
     pub fn returned(&self, op: u64, outcome: Outcome) {
+        let acknowledged = matches!(outcome, Outcome::Appended { .. });
         self.record(|t| Line::Return { t, op, outcome });
+        if acknowledged {
+            self.shared.acknowledged.notify_waiters();
+        }
+    }
+
+    /// Waits until a client is told that its append is acknowledged.
+    pub async fn next_acknowledgement(&self) {
+        self.shared.acknowledged.notified().await;
     }
 
     /// Records that a fault is about to begin.
@@ -122,6 +135,11 @@ impl Recorder {
     /// Records what a node said of itself; the time is set here.
     pub fn observe(&self, observation: Observation) {
         self.record(|t| Line::Observe(Observation { t, ..observation }));
+    }
+
+    /// Records a vote that a node has stored.
+    pub fn vote(&self, vote: StoredVote) {
+        self.record(|_| Line::Vote(vote));
     }
 
     /// Writes out what is recorded; later records are dropped.
@@ -164,7 +182,13 @@ mod tests {
     fn what_is_recorded_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("history.jsonl");
-        let header = Header { format: FORMAT, journal: "j".into(), scenario: "s".into(), seed: 7 };
+        let header = Header {
+            format: FORMAT,
+            journal: "j".into(),
+            scenario: "s".into(),
+            seed: 7,
+            ..Header::default()
+        };
         let recorder = Recorder::create(&path, header.clone()).unwrap();
         let threads: Vec<_> = (0..4)
             .map(|client| {
@@ -195,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_place_that_cannot_be_written_is_named() {
-        let header = Header { format: FORMAT, journal: "j".into(), scenario: String::new(), seed: 0 };
+        let header = Header { format: FORMAT, journal: "j".into(), ..Header::default() };
         let error = Recorder::create(Path::new("/nonexistent/history.jsonl"), header).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/history.jsonl"), "{error}");
     }

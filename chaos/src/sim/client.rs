@@ -178,7 +178,7 @@ async fn append_here(group: &Arc<Group>, witness: &Witness, request: &v1::Append
         Ok(prepared) => Arc::new(prepared),
         Err(refusal) => return Local::Done(refusal_outcome(&refusal)),
     };
-    if let Err(refusal) = group.ensure_appendable() {
+    if let Err(refusal) = group.ensure_appendable(&prepared) {
         return Local::Done(refusal_outcome(&refusal));
     }
     Local::Done(match group.propose(prepared).await {
@@ -223,7 +223,15 @@ fn receipts(
             },
         };
         let key = entry.key.clone();
-        receipts.push(ReceiptSeen { key, seq, entry_hash, chain_hash, recorded_at_us, replayed });
+        receipts.push(ReceiptSeen {
+            key,
+            seq,
+            entry_hash,
+            chain_hash,
+            recorded_at_us,
+            replayed,
+            attested: None,
+        });
     }
     Outcome::Appended { receipts }
 }
@@ -235,12 +243,12 @@ fn hash(bytes: &[u8]) -> Hash32 {
 
 /// `rpc::read`.
 async fn read_here(group: &Arc<Group>, journal: &str, from: Option<u64>) -> Local {
-    let point = match group.linearizable_point(REQUEST_TIMEOUT).await {
+    let point = match group.linearizable_point(Some(journal), REQUEST_TIMEOUT).await {
         Ok(point) => point,
         Err(NoReadPoint::NotLeader(_)) => return Local::NotLeader,
         Err(NoReadPoint::Refused(refusal)) => return Local::Done(refusal_outcome(&refusal)),
     };
-    let head = match group.state().ledger().head_at(journal, point) {
+    let head = match group.state().ledger().head_at(journal, point.of(group.class_of_journal(journal))) {
         Ok(Some(head)) => head,
         Ok(None) => return Local::Done(refused(Reason::JournalNotFound, journal)),
         Err(error) => return Local::Done(refused(Reason::Internal, error.to_string())),

@@ -251,7 +251,7 @@ fn final_log(name: &str, group: &Group) -> Result<FinalLog, String> {
         }
     }
     let (journal, replicas) = (JOURNAL.to_owned(), vec![name.to_owned()]);
-    Ok(FinalLog { journal, creation_record, replicas, balances, entries })
+    Ok(FinalLog { journal, creation_record, replicas, gone: Vec::new(), balances, entries })
 }
 
 fn kept(stored: v1::StoredEntry) -> Result<FinalEntry, String> {

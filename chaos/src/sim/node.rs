@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tercet_node::placement::Voter;
+use tercet_node::placement::{Policy, Voter};
 use tercet_node::raft::codec::decode_vote;
 use tercet_node::raft::group::{Group, GroupParams};
 use tercet_node::raft::network::transport::Transport;
@@ -22,12 +22,15 @@ use tokio::time::Instant;
 use super::carrier::SimCarrier;
 use super::disk::{Durable, PacedDisk};
 use super::net::{Net, Target};
+use super::proofs::KeptProofs;
 use crate::invariants::Witness;
 
 /// The group.
 pub const GROUP: u32 = 0;
 /// The simulated wall clock at the beginning: microseconds since 1970.
 const EPOCH_US: i64 = 1_767_571_200_000_000;
+/// No data directory is wiped here.
+const FIRST_INCARNATION: u64 = 1;
 /// How often a node looks at the room on its disk, as in production.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often a node's progress is compared with what others have.
@@ -79,6 +82,7 @@ struct State {
     /// The disk of a node that is down.
     disk: SimDisk,
     index: Arc<Index>,
+    proofs: Arc<KeptProofs>,
     lives: u64,
     slow: Duration,
 }
@@ -93,7 +97,14 @@ impl SimNode {
             name: name.to_owned(),
             common,
             skew_us: Arc::new(AtomicI64::new(0)),
-            state: Mutex::new(State { life: None, disk, index, lives: 0, slow: Duration::ZERO }),
+            state: Mutex::new(State {
+                life: None,
+                disk,
+                index,
+                proofs: Arc::default(),
+                lives: 0,
+                slow: Duration::ZERO,
+            }),
         }
     }
 
@@ -198,6 +209,9 @@ impl SimNode {
             }),
             cluster_name: "sim".into(),
             room,
+            incarnation: FIRST_INCARNATION,
+            geo_policy: Policy::default(),
+            proofs: state.proofs.clone(),
         })
     }
 

@@ -1,6 +1,8 @@
 //! Tables, properties against the definition, and transcripts (`testdata/`).
 
+mod leadership;
 mod properties;
+mod regimes;
 mod tables;
 mod transcripts;
 

@@ -30,6 +30,8 @@ impl Topology {
         self.validate_limits()?;
         self.validate_rtts()?;
         self.validate_timing()?;
+        self.validate_durability()?;
+        self.validate_leadership()?;
         self.validate_survival()
     }
 
