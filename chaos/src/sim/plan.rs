@@ -27,6 +27,9 @@ pub struct Plan {
     pub clients: u32,
     /// Their pause between two requests: up to twice this.
     pub think_ms: u64,
+    /// Of 100 appends, how many ask for class `geo`.
+    #[serde(default)]
+    pub geo_percent: u32,
     /// The nodes that are healed first, and on which writes must succeed soon while the others stay away.
     pub core: Vec<String>,
     /// What happens.
@@ -119,6 +122,7 @@ impl Plan {
             faulty_ms,
             clients: rng.random_range(3..=8),
             think_ms: *[40, 100, 250, 500].choose(&mut rng).unwrap_or(&100),
+            geo_percent: *[0, 10, 40].choose(&mut rng).unwrap_or(&0),
             core: core(&mut rng),
             faults,
         }
