@@ -3,6 +3,7 @@
 //! Exit codes: 0 measured, 1 something failed, 2 wrong usage.
 
 mod cluster;
+mod failover;
 mod floor;
 mod load;
 mod log;
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use cluster::ClusterArgs;
+use failover::FailoverArgs;
 use log::LogArgs;
 
 #[derive(Parser)]
@@ -33,6 +35,7 @@ Examples:
   tercet-bench cluster
   tercet-bench cluster --clients 256 --seconds 30 --json > figures.json
   tercet-bench log --sizes 512,4096 --depths 1,16
+  tercet-bench failover --rounds 50
 
 Build with --release, and give a --dir on the disk that is to be measured. bench/README.md says what is measured.")]
 struct Cli {
@@ -46,6 +49,8 @@ enum Verb {
     Cluster(ClusterArgs),
     /// The segment log beside the bare disk under it, by record size and depth
     Log(LogArgs),
+    /// The loss of the leader's zone, again and again, as one client sees it
+    Failover(FailoverArgs),
     /// Becomes PROGRAM, and ends when the parent does
     #[command(name = "child", hide = true)]
     Child(ChildArgs),
@@ -75,6 +80,7 @@ fn main() -> ExitCode {
     let done = match verb {
         Verb::Cluster(args) => cluster::run(&args),
         Verb::Log(args) => log::run(&args),
+        Verb::Failover(args) => failover::run(&args),
         Verb::Child(args) => be_child(args),
     };
     match done {

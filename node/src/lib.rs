@@ -13,7 +13,7 @@
 //! | [`repair`], [`scrub`] | what rot took is asked of the peers; looking for rot |
 //! | [`telemetry`] | metrics |
 //! | [`ctl`] | the verbs of the `tercet` command |
-//! | [`loopback`] | addresses for clusters on one machine: tests, benchmarks, chaos |
+//! | [`loopback`], [`relay`] | addresses and delayed links for clusters on one machine: tests, benchmarks, chaos |
 
 pub mod admission;
 pub mod controller;
@@ -27,6 +27,7 @@ pub mod node;
 pub mod placement;
 pub mod raft;
 pub mod reader;
+pub mod relay;
 pub mod repair;
 pub mod room;
 pub mod rpc;

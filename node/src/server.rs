@@ -382,6 +382,8 @@ async fn build_node(
         index,
         peers: peers.clone(),
         voters,
+        rank: 1,
+        rivals: Vec::new(),
         timing,
         clock: Arc::new(now_us),
         cluster_name: topology.cluster.name.clone(),
@@ -396,7 +398,7 @@ async fn build_node(
         standings.push(if log.is_damaged(group) {
             Standing::Quarantined(Quarantine::default())
         } else {
-            Standing::Running(Group::start(GroupParams { group, ..group_params.clone() }).await?)
+            Standing::Running(Group::start(group_params.of_group(group, &topology)).await?)
         });
     }
     let metrics = Metrics::new(&name).map_err(|error| ServerError::Services(error.to_string()))?;

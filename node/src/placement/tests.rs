@@ -2,6 +2,7 @@
 
 mod leadership;
 mod properties;
+mod standing;
 mod tables;
 mod transcripts;
 

@@ -1,15 +1,16 @@
 //! One Raft group on this node: starts it, proposes to it, stops it. `peer` answers the other nodes, `read` says up to where
-//! it may be read, `leadership` follows and moves who leads.
+//! it may be read, `leadership` follows and moves who leads, `standing` asks for votes when nobody does.
 //!
 //! Invariant: nothing is proposed where there is no room for it or its placement cannot be reached.
 
 mod leadership;
 mod peer;
 mod read;
+mod standing;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::RaftError;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 
 pub use leadership::Leadership;
 pub use read::NoReadPoint;
+use standing::Contact;
 
 use super::codec::{decode_vote, from_point};
 use super::gate::Gate;
@@ -35,7 +37,7 @@ use super::state_machine::{GroupState, StateMachine};
 use super::types::{LogId, Raft};
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError, PreparedCommand};
-use crate::placement::Voter;
+use crate::placement::{Rival, Voter};
 use crate::room::DiskRoom;
 
 /// Entries in one append request at most; bytes are bounded by the log store.
@@ -62,6 +64,10 @@ pub struct GroupParams {
     pub peers: Arc<Peers>,
     /// Voters and where they stand.
     pub voters: Vec<Voter>,
+    /// This node's zone's rank for leading the group, from 1.
+    pub rank: u32,
+    /// The other voters, as rivals for leadership.
+    pub rivals: Vec<Rival>,
     /// Heartbeats and elections.
     pub timing: Timing,
     /// The leader's clock for `recorded_at`.
@@ -101,7 +107,7 @@ pub struct Group {
     gate: Arc<Gate>,
     proposer: Proposer,
     leadership: watch::Sender<Leadership>,
-    leader_heard: Mutex<Instant>,
+    contact: Contact,
     recovered: watch::Sender<bool>,
     /// Set once, when Raft has stopped.
     stopped: watch::Sender<Option<String>>,
@@ -190,11 +196,12 @@ impl Group {
             gate,
             proposer,
             leadership,
-            leader_heard: Mutex::new(Instant::now()),
+            contact: Contact::new(),
             recovered: watch::Sender::new(is_new),
             stopped: watch::Sender::new(None),
         });
         this.clone().follow_leadership();
+        this.clone().stand_when_needed();
         this.clone().follow_recovery();
         Ok(this)
     }

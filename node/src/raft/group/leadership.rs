@@ -3,7 +3,7 @@
 //! Invariants: the gate hears of every change of leadership, and nothing else makes it work; leadership is only moved to a
 //! voter that is in contact and caught up.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -42,7 +42,11 @@ impl Group {
                     }
                 };
                 // The metrics change with every entry; leadership does not.
-                if told.replace(now) != Some(now) {
+                let before = told.replace(now);
+                if before != Some(now) {
+                    if before.is_some_and(|before| before.leads) && !now.leads {
+                        self.contact.begin();
+                    }
                     if now.leads {
                         self.gate.lead(now.term);
                     } else {
@@ -108,13 +112,22 @@ impl Group {
         if self.is_leader() {
             return Duration::ZERO;
         }
-        self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.contact.silence()
     }
 
     /// Whether this node leads.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// Completes when somebody else than `leader` leads.
+    pub async fn led_by_another(&self, leader: u64) {
+        let mut leadership = self.leadership.subscribe();
+        let another = leadership.wait_for(|now| now.leader.is_some_and(|now| now != leader));
+        if another.await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Who leads, followed.
