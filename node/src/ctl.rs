@@ -24,6 +24,7 @@ mod journal;
 mod money;
 mod output;
 mod read;
+mod rebuild;
 mod serve;
 mod status;
 mod topology;

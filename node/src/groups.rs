@@ -3,7 +3,8 @@
 //! Invariant: a group with damaged records is not here to be asked: it neither votes nor acknowledges nor serves, until it is
 //! repaired and started anew.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
@@ -44,13 +45,15 @@ impl Quarantine {
 /// All groups of a node, by number.
 pub struct Groups {
     slots: Vec<watch::Sender<Standing>>,
+    /// The last repair of each group in this run, in words.
+    repairs: Mutex<BTreeMap<u32, String>>,
 }
 
 impl Groups {
     /// Groups 0, 1, 2 ... as they stand at the start.
     #[must_use]
     pub fn new(standings: Vec<Standing>) -> Self {
-        Self { slots: standings.into_iter().map(watch::Sender::new).collect() }
+        Self { slots: standings.into_iter().map(watch::Sender::new).collect(), repairs: Mutex::default() }
     }
 
     /// How many groups the cluster has.
@@ -111,6 +114,17 @@ impl Groups {
         let other = |now: &Standing| !matches!(now, Standing::Running(now) if Arc::ptr_eq(now, running));
         // The sender goes only with the node.
         drop(slot.wait_for(other).await.map(|_| ()));
+    }
+
+    /// Keeps what a repair has done, for status.
+    pub fn remember_repair(&self, group: u32, what: String) {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner).insert(group, what);
+    }
+
+    /// What the last repair of a group in this run has done.
+    #[must_use]
+    pub fn last_repair(&self, group: u32) -> Option<String> {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
     }
 
     /// Changes how a group stands.

@@ -113,7 +113,13 @@ impl Node {
         let mut groups = Vec::new();
         for (group, standing) in self.groups.standings() {
             match standing {
-                Standing::Running(running) => groups.push(self.named(running.status())),
+                Standing::Running(running) => {
+                    let mut status = self.named(running.status());
+                    if status.message.is_empty() {
+                        status.message = self.groups.last_repair(group).unwrap_or_default();
+                    }
+                    groups.push(status);
+                }
                 Standing::Quarantined(quarantine) => {
                     warnings.push(format!("group {group}: {}", quarantine.describe()));
                     groups.push(quarantined_status(&self.log, group, quarantine.describe()));

@@ -17,6 +17,7 @@
 mod acks;
 mod leadership;
 mod queue;
+mod spare;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use tercet_proto::v1::DurabilityClass;
 pub use acks::Acks;
 pub use leadership::{Candidate, LeadershipPolicy, better_leader};
 pub use queue::ReplyQueue;
+pub use spare::is_spare;
 pub use standing::{Rival, Situation, StandingPolicy, Step};
 
 /// Where an entry must be flushed before its ack. `Geo` is the stronger one.

@@ -306,6 +306,13 @@ impl Server {
         self.node.disk.clone()
     }
 
+    /// How far the state of all groups is rebuilt from the log after the start: (applied, goal). None when it is.
+    #[must_use]
+    pub fn rebuilding(&self) -> Option<(u64, u64)> {
+        let groups = self.node.groups.running();
+        groups.iter().filter_map(|group| group.rebuilding()).reduce(|all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
     /// Completes when the node cannot go on, with the reason.
     pub async fn failed(&self) -> String {
         let mut failure = self.node.failure.subscribe();

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
 use super::output::notice;
+use super::rebuild::show_rebuild;
 use crate::server::{Server, ServerConfig};
 
 /// Arguments of `tercet serve`.
@@ -45,12 +46,17 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let server = Server::start(config).await.map_err(|error| Failure::failed(error.to_string()))?;
     notice(&format!("tercet: node {} serving clients on {}", server.node(), server.client_address()));
     notice(&format!("tercet: disk {}", server.disk_description()));
+    let shown_then_idle = async {
+        show_rebuild(&server).await;
+        std::future::pending::<()>().await;
+    };
     let failure = tokio::select! {
         signal = stop.wait() => {
             notice(&format!("tercet: node {}: {signal}, stopping", server.node()));
             None
         }
         why = server.failed() => Some(why),
+        () = shown_then_idle => None,
     };
     let node = server.node().to_owned();
     server.stop().await;

@@ -11,7 +11,10 @@ use tercet_proto::v1;
 use tercet_storage::SegmentLog;
 use tokio::sync::watch;
 
-use crate::placement::{Acks, Class, ReplyQueue, Voter, holders, reachable};
+use crate::placement::{Acks, Class, ReplyQueue, Voter, holders, is_spare, reachable};
+
+/// A follower that has answered within this time, or has nothing to answer, is prompt.
+const PROMPT: Duration = Duration::from_millis(10);
 
 /// What a held reply learns when it is released.
 #[derive(Clone, Debug)]
@@ -213,6 +216,17 @@ impl Gate {
             .filter(|node| *node == self.node_id || fresh(node))
             .collect();
         reachable(Class::City, &self.voters, &in_contact)
+    }
+
+    /// Whether appends reach class `city` without this follower's answer, by others that answer promptly.
+    #[must_use]
+    pub fn is_spare(&self, target: u64) -> bool {
+        let inner = self.inner();
+        let Some(leading) = &inner.leading else { return false };
+        let acked = |node: u64| leading.acks.by_node().get(&node).copied().unwrap_or(0);
+        let own = acked(self.node_id);
+        let answered = |node: u64| leading.contact.get(&node).is_some_and(|at| at.elapsed() < PROMPT);
+        is_spare(&self.voters, self.node_id, target, |node| acked(node) >= own || answered(node))
     }
 
     /// What the leader knows of each voter: (node, matched index, time since the last answer). Empty on a follower.

@@ -256,6 +256,15 @@ impl Group {
         *self.recovered.borrow()
     }
 
+    /// How far the state is rebuilt from the log after a restart: (applied, goal). None when it is.
+    #[must_use]
+    pub fn rebuilding(&self) -> Option<(u64, u64)> {
+        let held = self.params.log.state(self.params.group);
+        let goal = held.committed.map_or(0, |point| point.index);
+        let applied = *self.state.applied().borrow();
+        (!self.is_recovered() && applied < goal).then_some((applied, goal))
+    }
+
     fn follow_recovery(self: Arc<Self>) {
         tokio::spawn(async move {
             while !self.is_recovered() {
@@ -306,7 +315,13 @@ impl Group {
         let log = self.params.log.state(self.params.group);
         let index_of = |id: Option<LogId>| id.map_or(0, |id| id.index);
         let (role, message) = match &metrics.running_state {
-            Ok(()) => (role_name(metrics.state), String::new()),
+            Ok(()) => {
+                let rebuilding = self.rebuilding();
+                let progress = rebuilding.map(|(applied, goal)| {
+                    format!("the state is rebuilt from the log: {applied} of {goal} proposals applied")
+                });
+                (role_name(metrics.state), progress.unwrap_or_default())
+            }
             Err(fatal) => ("stopped", fatal.to_string()),
         };
         // Right after the start openraft's metrics do not know the vote yet.

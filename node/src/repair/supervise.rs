@@ -77,6 +77,13 @@ async fn bring_back(node: &Arc<Node>, group: u32) -> bool {
         Ok(running) => {
             node.groups.set(group, Standing::Running(running));
             let what = format!("node {}: group {group} is repaired ({restored} records) and runs", node.name);
+            node.groups.remember_repair(
+                group,
+                format!(
+                    "repaired {} s after the start of the node, {restored} records restored from peers; rot had taken {lost}",
+                    node.started.elapsed().as_secs()
+                ),
+            );
             node.event(group, "repaired", what);
             true
         }

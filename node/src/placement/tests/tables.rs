@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{parse_voters, voters_221};
 use crate::placement::{
     Acks, Candidate, Class, ReplyQueue, better_leader, city_watermark, describe, geo_watermark, holders,
-    reachable,
+    is_spare, reachable,
 };
 use tercet_proto::v1::DurabilityClass;
 
@@ -239,4 +239,34 @@ city 5
 geo 0
 ";
     assert_eq!(text, expected);
+}
+
+#[test]
+fn who_is_spare_in_2_2_1() {
+    let voters = voters_221();
+    /// Leader, prompt followers, the spare ones of all others.
+    type Case<'a> = (u64, &'a [u64], &'a [u64]);
+    let cases: &[Case<'_>] = &[
+        // a2 makes two and b1 the second zone.
+        (1, &[2, 3, 4, 5], &[4, 5]),
+        (3, &[1, 2, 4, 5], &[4, 5]),
+        // Who is not prompt is not relied on; itself it is not needed either.
+        (1, &[3, 4, 5], &[2, 5]),
+        (1, &[2, 4, 5], &[3, 5]),
+        // Zone b is gone: the remote is the second zone.
+        (1, &[2, 5], &[3, 4]),
+        // No second zone, no majority: everybody is needed.
+        (1, &[2], &[]),
+        (1, &[5], &[]),
+        (1, &[], &[]),
+        // The remote leads: the order of the topology.
+        (5, &[1, 2, 3, 4], &[3, 4]),
+    ];
+    for (leader, prompt, spare) in cases {
+        let found: Vec<u64> = (1..=5)
+            .filter(|node| node != leader)
+            .filter(|node| is_spare(&voters, *leader, *node, |node| prompt.contains(&node)))
+            .collect();
+        assert_eq!(found, *spare, "leader {leader}, prompt {prompt:?}");
+    }
 }

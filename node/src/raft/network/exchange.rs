@@ -1,5 +1,9 @@
 //! One session of append requests to a follower, and their answers.
 //!
+//! A follower that appends do not wait for (`placement::is_spare`) hears of them a little later and of several at once: with five
+//! nodes two of the four followers decide when a writer is answered, and what the others cost is shared by the entries of
+//! [`SPARE_HOLD`].
+//!
 //! Invariants: answers come in the order of the requests; to a near follower one request is under way, to a far one at most
 //! [`REQUESTS_IN_FLIGHT_MAX`], and what piles up meanwhile travels together in the next one; every acknowledgement is shown to
 //! the gate with the term that it was given in; after an error the session ends.
@@ -9,6 +13,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::EntryPayload;
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
 use tercet_proto::v1;
@@ -18,13 +23,19 @@ use super::hold::hold_commits;
 use super::{Network, broken, codec_error, link_error};
 use crate::raft::codec::{log_id_from_wire, vote_from_wire};
 use crate::raft::gate::Gate;
-use crate::raft::types::TypeConfig;
+use crate::raft::types::{Entry, TypeConfig};
 
 /// Append requests on their way to one follower at most.
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
 /// A request that is unanswered for so long does not hold the next one back: the follower is far away. Before, what arrives
 /// waits and travels together.
 const NEAR: Duration = Duration::from_millis(2);
+/// The least time between two requests to a follower that appends do not wait for. One that has become needed meanwhile hears
+/// of them when it is over.
+const SPARE_HOLD: Duration = Duration::from_millis(4);
+/// After a request with so much the next one follows at once: there is more to send than messages to save.
+const SPARE_BYTES_MAX: usize = 256 << 10;
+const SPARE_ENTRIES_MAX: usize = 64;
 
 type Request = AppendEntriesRequest<TypeConfig>;
 type Outcome = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
@@ -41,6 +52,7 @@ where
         term: 0,
         has_failed: false,
         sent: VecDeque::new(),
+        rests_until: None,
     };
     futures::stream::unfold(session, |mut session| async move {
         let outcome = session.next().await?;
@@ -59,6 +71,8 @@ struct Exchange<'s> {
     has_failed: bool,
     /// When the unanswered requests were sent.
     sent: VecDeque<Instant>,
+    /// No request before, if the follower is a spare one.
+    rests_until: Option<Instant>,
 }
 
 impl Exchange<'_> {
@@ -66,7 +80,7 @@ impl Exchange<'_> {
         while !self.has_failed {
             let unanswered = self.network.link.unanswered();
             let takes_more = unanswered < REQUESTS_IN_FLIGHT_MAX;
-            let not_before = self.sent.front().map(|sent| *sent + NEAR);
+            let not_before = self.sent.front().map(|sent| *sent + NEAR).max(self.rest());
             if self.input.is_none() && unanswered == 0 {
                 return None;
             }
@@ -87,9 +101,17 @@ impl Exchange<'_> {
         None
     }
 
+    /// Until when a follower that appends do not wait for is left alone.
+    fn rest(&self) -> Option<Instant> {
+        self.rests_until.filter(|_| self.network.gate.is_spare(self.network.target))
+    }
+
     async fn send(&mut self, request: Request) -> Result<(), RPCError<TypeConfig>> {
         self.term = request.vote.leader_id.term;
-        self.sent.push_back(Instant::now());
+        let now = Instant::now();
+        self.sent.push_back(now);
+        let is_large = request.entries.len() > SPARE_ENTRIES_MAX || payload_bytes(&request) > SPARE_BYTES_MAX;
+        self.rests_until = (!is_large).then(|| now + SPARE_HOLD);
         let message = self.network.append_message(request).map_err(codec_error)?;
         self.network.link.send(message).await.map_err(link_error)
     }
@@ -97,6 +119,14 @@ impl Exchange<'_> {
     fn outcome(&self, answer: v1::PeerAppendResponse) -> Outcome {
         append_result(answer, &self.network.gate, self.term, self.network.target)
     }
+}
+
+fn payload_bytes(request: &Request) -> usize {
+    let of_entry = |entry: &Entry| match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    request.entries.iter().map(of_entry).sum()
 }
 
 async fn next_of(
