@@ -1,48 +1,66 @@
-//! The closed-loop append load: each client sends its next request when it has the answer to the last.
+//! The load. Closed loop: each client sends its next request when it has the answer to the last. Open loop: requests are due at
+//! a rate, whatever became of earlier ones, and a latency begins when its request was due.
 //!
-//! Invariants: what is counted was sent and answered after the warm-up and answered before the end; a failed request counts
-//! as failed and never as a latency; every entry has a key of its own.
+//! Invariants: what is counted was due after the warm-up and before the end (in a closed loop it was answered before the end,
+//! too); a failed request counts as failed and never as a latency; every entry has a key of its own.
+
+mod pace;
+mod recorder;
+mod requests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use hdrhistogram::Histogram;
-use tercet_proto::client::Client;
+use tercet_proto::client::{Client, ClientError};
 use tercet_proto::v1;
-use tercet_proto::v1::entry::Kind;
-use tercet_proto::v1::posting::Side;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::floor::nanos;
+pub(crate) use recorder::{Outcome, Second};
+pub(crate) use requests::{BUSINESS_DATE, CURRENCY, Work};
 
-/// The journal's business date.
-pub(crate) const BUSINESS_DATE: &str = "2026-01-05";
-/// The journal's currency.
-pub(crate) const CURRENCY: &str = "CNY";
-/// Payers and payees.
-const ACCOUNTS: u64 = 1_000;
+use pace::pace;
+use recorder::Recorder;
+use requests::{Request, Requests};
+
 /// Longest latency that is told apart.
 const HIGHEST_NS: u64 = 120_000_000_000;
+/// Requests under way at once in an open loop; above, they wait, and their latency grows.
+const OUTSTANDING_MAX: usize = 8_192;
+/// How long the last requests of an open loop may take.
+const DRAIN: Duration = Duration::from_secs(30);
 
 /// A histogram of nanoseconds, three digits.
 pub(crate) fn new_histogram() -> Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, HIGHEST_NS, 3).context("making a histogram")
 }
 
+/// When requests are sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Pace {
+    /// By so many clients, one after the other.
+    Closed {
+        /// Concurrent clients.
+        clients: usize,
+    },
+    /// So many a second, evenly spaced.
+    Open {
+        /// Requests a second.
+        per_second: f64,
+    },
+}
+
 /// One case.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
-    /// Concurrent clients.
-    pub(crate) clients: usize,
-    /// Entries of each request.
+    /// When requests are sent.
+    pub(crate) pace: Pace,
+    /// Entries of each append.
     pub(crate) entries: usize,
-    /// Payload of each entry.
-    pub(crate) payload_bytes: usize,
-    /// Durability.
-    pub(crate) class: v1::DurabilityClass,
+    /// What requests are like.
+    pub(crate) work: Work,
     /// Not counted.
     pub(crate) warm_up: Duration,
     /// Counted.
@@ -51,170 +69,108 @@ pub(crate) struct Case {
     pub(crate) number: usize,
 }
 
-/// What a case came to.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    /// Of one request each, in nanoseconds.
-    pub(crate) latency: Histogram<u64>,
-    /// Requests that ended without a receipt, warm-up included.
-    pub(crate) failed: u64,
-    /// The first of their errors.
-    pub(crate) first_error: Option<String>,
-    /// How long was counted.
-    pub(crate) measured: Duration,
+/// What is counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    /// The warm-up's end.
+    pub(crate) from: Instant,
+    /// The end.
+    pub(crate) to: Instant,
 }
 
-/// Requests answered so far, for whoever watches.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Progress(Arc<AtomicU64>);
-
-impl Progress {
-    /// Requests answered.
-    pub(crate) fn answered(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Runs a case over `channels`; clients share them evenly.
-pub(crate) async fn run(
-    case: &Case,
-    journal: &str,
-    channels: &[Client],
-    progress: &Progress,
-) -> Result<Outcome> {
+/// Runs a case over `channels`; clients share them evenly. `recorder` can be watched meanwhile.
+pub(crate) async fn run(case: &Case, channels: &[Client], recorder: &Arc<Recorder>) -> Result<()> {
     let begin = Instant::now();
     let window = Window { from: begin + case.warm_up, to: begin + case.warm_up + case.measured };
-    let payload = Bytes::from(vec![0xa5; case.payload_bytes]);
-    let mut clients = JoinSet::new();
-    for (number, channel) in channels.iter().cycle().take(case.clients).enumerate() {
-        let client = LoadClient {
-            channel: channel.clone(),
-            case: case.clone(),
-            journal: journal.to_owned(),
-            payload: payload.clone(),
-            number,
-            sent: 0,
-        };
-        clients.spawn(client.run(window, progress.clone()));
+    recorder.start(window);
+    match case.pace {
+        Pace::Closed { clients } => closed(case, clients, channels, window, recorder).await,
+        Pace::Open { per_second } => open(case, per_second, channels, window, recorder).await,
     }
-    let mut outcome =
-        Outcome { latency: new_histogram()?, failed: 0, first_error: None, measured: case.measured };
-    while let Some(done) = clients.join_next().await {
-        let theirs = done.context("a client of the load")??;
-        outcome.latency.add(&theirs.latency).context("adding histograms")?;
-        outcome.failed += theirs.failed;
-        outcome.first_error = outcome.first_error.or(theirs.first_error);
-    }
-    Ok(outcome)
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    from: Instant,
-    to: Instant,
+/// A recorder for one case.
+pub(crate) fn recorder() -> Result<Arc<Recorder>> {
+    Ok(Arc::new(Recorder::new()?))
 }
 
-struct LoadClient {
-    channel: Client,
-    case: Case,
-    journal: String,
-    payload: Bytes,
-    number: usize,
-    sent: u64,
-}
-
-impl LoadClient {
-    async fn run(mut self, window: Window, progress: Progress) -> Result<Outcome> {
-        let mut outcome =
-            Outcome { latency: new_histogram()?, failed: 0, first_error: None, measured: self.case.measured };
-        while Instant::now() < window.to {
-            let request = self.request();
-            let begin = Instant::now();
-            let answer = self.channel.append(request).await;
-            let end = Instant::now();
-            match answer {
-                Ok(_) => {
-                    progress.0.fetch_add(1, Ordering::Relaxed);
-                    if begin >= window.from && end <= window.to {
-                        outcome.latency.saturating_record(nanos(end - begin));
-                    }
+async fn closed(
+    case: &Case,
+    clients: usize,
+    channels: &[Client],
+    window: Window,
+    recorder: &Arc<Recorder>,
+) -> Result<()> {
+    let mut running = JoinSet::new();
+    for (number, channel) in channels.iter().cycle().take(clients).enumerate() {
+        let mut requests = Requests::new(case, number);
+        let (channel, recorder) = (channel.clone(), recorder.clone());
+        running.spawn(async move {
+            loop {
+                let begin = Instant::now();
+                if begin >= window.to {
+                    return;
                 }
-                Err(error) => {
-                    outcome.failed += 1;
-                    outcome.first_error.get_or_insert_with(|| error.to_string());
+                let request = requests.next(&recorder);
+                let (is_read, entries) = (request.is_read(), request.entries());
+                let failure = send(&channel, request, &recorder).await.err();
+                let end = Instant::now();
+                match failure {
+                    Some(error) => recorder.fail(&error),
+                    None if end <= window.to => recorder.answered(is_read, entries, begin, end),
+                    None => {}
                 }
             }
-        }
-        Ok(outcome)
+        });
     }
-
-    fn request(&mut self) -> v1::AppendRequest {
-        let entries = (0..self.case.entries).map(|_| self.entry()).collect();
-        v1::AppendRequest { journal: self.journal.clone(), entries, durability_class: self.case.class.into() }
+    while let Some(done) = running.join_next().await {
+        done.context("a client of the load")?;
     }
-
-    fn entry(&mut self) -> v1::Entry {
-        self.sent += 1;
-        // Spread over the accounts without a random generator in the loop.
-        let spread = self.sent.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let posting = |account: String, side: Side| v1::Posting {
-            account,
-            side: side.into(),
-            amount: 100,
-            currency: CURRENCY.to_owned(),
-        };
-        v1::Entry {
-            key: format!("{}-{}-{}", self.case.number, self.number, self.sent),
-            kind: Kind::Payment.into(),
-            business_date: BUSINESS_DATE.to_owned(),
-            postings: vec![
-                posting(format!("payer-{}", spread % ACCOUNTS), Side::Debit),
-                posting(format!("payee-{}", spread / ACCOUNTS % ACCOUNTS), Side::Credit),
-            ],
-            references: None,
-            payload: self.payload.clone(),
-        }
-    }
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use tercet_proto::canonical::encode_entry;
-    use tercet_proto::client::ClientOptions;
-
-    use super::*;
-
-    fn client(number: usize) -> LoadClient {
-        let channel = Client::connect(vec!["127.0.0.1:1".into()], ClientOptions::default()).unwrap();
-        let case = Case {
-            clients: 2,
-            entries: 100,
-            payload_bytes: 256,
-            class: v1::DurabilityClass::City,
-            warm_up: Duration::ZERO,
-            measured: Duration::ZERO,
-            number: 3,
-        };
-        let payload = Bytes::from(vec![1; 256]);
-        LoadClient { channel, case, journal: "bench".into(), payload, number, sent: 0 }
-    }
-
-    #[tokio::test]
-    async fn requests_are_valid_and_keys_are_unique() {
-        let mut keys = BTreeSet::new();
-        let mut accounts = BTreeSet::new();
-        for mut client in [client(0), client(1)] {
-            for _ in 0..3 {
-                for entry in client.request().entries {
-                    encode_entry(&entry, &mut Vec::new()).unwrap();
-                    keys.insert(entry.key);
-                    accounts.extend(entry.postings.into_iter().map(|posting| posting.account));
-                }
+async fn open(
+    case: &Case,
+    per_second: f64,
+    channels: &[Client],
+    window: Window,
+    recorder: &Arc<Recorder>,
+) -> Result<()> {
+    let mut due = pace(window.from - case.warm_up, window.to, per_second)?;
+    let mut requests = Requests::new(case, 0);
+    let permits = Arc::new(Semaphore::new(OUTSTANDING_MAX));
+    let mut running = JoinSet::new();
+    let mut channels = channels.iter().cycle();
+    while let Some(at) = due.recv().await {
+        let permit = permits.clone().acquire_owned().await?;
+        let channel = channels.next().context("no channel")?.clone();
+        let (request, recorder) = (requests.next(recorder), recorder.clone());
+        running.spawn(async move {
+            let (is_read, entries) = (request.is_read(), request.entries());
+            match send(&channel, request, &recorder).await {
+                Ok(()) => recorder.answered(is_read, entries, at, Instant::now()),
+                Err(error) => recorder.fail(&error),
             }
+            drop(permit);
+        });
+        while running.try_join_next().is_some() {}
+    }
+    let drained = async { while running.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        recorder.abandon(running.len() as u64);
+    }
+    Ok(())
+}
+
+async fn send(channel: &Client, request: Request, recorder: &Recorder) -> Result<(), ClientError> {
+    match request {
+        Request::Append(request) => {
+            let answer = channel.append(request).await?;
+            if let Some(last) = answer.receipts.last() {
+                recorder.learn_seq(&last.journal, last.seq);
+            }
+            Ok(())
         }
-        assert_eq!(keys.len(), 600);
-        assert!(accounts.len() > 200, "{} accounts", accounts.len());
+        Request::Read(request) => channel.get_entry(request).await.map(|_: v1::StoredEntry| ()),
     }
 }

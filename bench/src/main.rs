@@ -2,7 +2,9 @@
 //!
 //! Exit codes: 0 measured, 1 something failed, 2 wrong usage.
 
+mod bed;
 mod cluster;
+mod compare;
 mod failover;
 mod floor;
 mod load;
@@ -10,6 +12,8 @@ mod log;
 mod machine;
 mod nodes;
 mod report;
+mod sweep;
+mod work;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -21,8 +25,10 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use cluster::ClusterArgs;
+use compare::CompareArgs;
 use failover::FailoverArgs;
 use log::LogArgs;
+use sweep::SweepArgs;
 
 #[derive(Parser)]
 #[command(
@@ -36,6 +42,9 @@ Examples:
   tercet-bench cluster --clients 256 --seconds 30 --json > figures.json
   tercet-bench log --sizes 512,4096 --depths 1,16
   tercet-bench failover --rounds 50
+  tercet-bench cluster --rate 2000,8000 --reads 20
+  tercet-bench sweep --from 1000 --plot sweep.svg
+  tercet-bench compare --with etcd
 
 Build with --release, and give a --dir on the disk that is to be measured. bench/README.md says what is measured.")]
 struct Cli {
@@ -45,12 +54,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Five nodes on this machine under a closed-loop append load
+    /// Five nodes on this machine under load, closed or open loop
     Cluster(ClusterArgs),
     /// The segment log beside the bare disk under it, by record size and depth
     Log(LogArgs),
     /// The loss of the leader's zone, again and again, as one client sees it
     Failover(FailoverArgs),
+    /// Rising rates until the latency breaks, and the curve
+    Sweep(SweepArgs),
+    /// The same work against another store, in turns
+    Compare(CompareArgs),
     /// Becomes PROGRAM, and ends when the parent does
     #[command(name = "child", hide = true)]
     Child(ChildArgs),
@@ -81,6 +94,8 @@ fn main() -> ExitCode {
         Verb::Cluster(args) => cluster::run(&args),
         Verb::Log(args) => log::run(&args),
         Verb::Failover(args) => failover::run(&args),
+        Verb::Sweep(args) => sweep::run(&args),
+        Verb::Compare(args) => compare::run(&args),
         Verb::Child(args) => be_child(args),
     };
     match done {

@@ -3,6 +3,7 @@
 //! Invariants: nothing that is started outlives the benchmark; every node has its own data directory and its own ports on
 //! loopback; both kinds run with the same topology.
 
+mod counters;
 mod in_process;
 mod process;
 mod usage;
@@ -15,6 +16,7 @@ use tercet_node::loopback::free_address;
 use tercet_proto::client::Client;
 use tercet_proto::topology::{DiskSetting, Topology};
 
+pub(crate) use counters::LogCounters;
 pub(crate) use in_process::InProcess;
 pub(crate) use process::{NodeProcess, Processes, become_child, find_tercet, workers_each};
 pub(crate) use usage::Usage;
@@ -40,6 +42,11 @@ impl Nodes {
             Self::Processes(processes) => processes.usage(),
             Self::InProcess(_) => Ok(vec![("all five and the load".into(), Usage::of(std::process::id())?)]),
         }
+    }
+
+    /// What all logs have written since the nodes were started.
+    pub(crate) async fn log_counters(&self, topology: &Topology) -> Result<LogCounters> {
+        counters::read(topology).await
     }
 
     /// An error if one of them has ended.

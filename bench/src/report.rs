@@ -7,9 +7,11 @@ use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::load::{Case, Outcome};
+use crate::bed::{Bed, BedArgs};
+use crate::load::{Case, Outcome, Pace, Second};
 use crate::machine::Machine;
-use crate::nodes::Usage;
+use crate::nodes::{LogCounters, Usage};
+use crate::work::{WorkArgs, name_of};
 
 /// Latencies of one kind of operation, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -73,19 +75,25 @@ pub(crate) struct NodeFigures {
 /// One case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct CaseFigures {
-    /// Concurrent clients.
-    pub(crate) clients: usize,
-    /// Entries of each request.
+    /// In words.
+    pub(crate) name: String,
+    /// Concurrent clients of a closed loop.
+    pub(crate) clients: Option<usize>,
+    /// Requests that were due each second of an open loop.
+    pub(crate) due_per_second: Option<f64>,
+    /// Entries of each append.
     pub(crate) entries_per_request: usize,
-    /// Requests that were answered in time, each second.
+    /// Appends that were answered in time, each second.
     pub(crate) appends_per_second: f64,
     /// Entries of those.
     pub(crate) entries_per_second: f64,
-    /// Of a request.
+    /// Of an append; in an open loop from the moment when it was due.
     pub(crate) latency: Latency,
+    /// Of a read.
+    pub(crate) reads: Option<Latency>,
     /// p50 in units of the floor's write.
     pub(crate) p50_over_floor: f64,
-    /// Requests without a receipt.
+    /// Requests without an answer.
     pub(crate) failed: u64,
     /// The first of their errors.
     pub(crate) first_error: Option<String>,
@@ -93,25 +101,57 @@ pub(crate) struct CaseFigures {
     pub(crate) load_cpu_seconds: f64,
     /// By node.
     pub(crate) nodes: Vec<NodeFigures>,
+    /// fdatasyncs of all nodes' logs each second, warm-up included.
+    pub(crate) fsyncs_per_second: f64,
+    /// What one node's log wrote for each byte of entries, on average over the nodes.
+    pub(crate) written_per_entry_byte: f64,
+    /// Second by second.
+    pub(crate) seconds: Vec<Second>,
 }
 
 impl CaseFigures {
     /// From a case's outcome.
     pub(crate) fn new(case: &Case, outcome: &Outcome, floor: &Latency) -> Self {
-        let latency = Latency::of(&outcome.latency);
-        let appends_per_second = ratio(latency.count, outcome.measured.as_secs_f64());
+        let latency = Latency::of(&outcome.appends);
+        let (clients, due_per_second) = match case.pace {
+            Pace::Closed { clients } => (Some(clients), None),
+            Pace::Open { per_second } => (None, Some(per_second)),
+        };
+        let each_second = |count| ratio(count, case.measured.as_secs_f64());
         Self {
-            clients: case.clients,
+            name: name_of(case),
+            clients,
+            due_per_second,
             entries_per_request: case.entries,
-            appends_per_second,
-            entries_per_second: appends_per_second * ratio(case.entries as u64, 1.0),
+            appends_per_second: each_second(outcome.in_time.0),
+            entries_per_second: each_second(outcome.in_time.1),
             p50_over_floor: latency.p50_us / floor.p50_us,
             latency,
+            reads: (!outcome.reads.is_empty()).then(|| Latency::of(&outcome.reads)),
             failed: outcome.failed,
             first_error: outcome.first_error.clone(),
             load_cpu_seconds: 0.0,
             nodes: Vec::new(),
+            fsyncs_per_second: 0.0,
+            written_per_entry_byte: 0.0,
+            seconds: outcome.series.clone(),
         }
+    }
+
+    /// Adds what the nodes' logs wrote during the case; `entries` were appended in it, warm-up included.
+    pub(crate) fn with_disk(
+        mut self,
+        case: &Case,
+        entries: u64,
+        entry_bytes: usize,
+        wrote: LogCounters,
+    ) -> Self {
+        self.fsyncs_per_second = ratio(wrote.fsyncs, (case.warm_up + case.measured).as_secs_f64());
+        let nodes = self.nodes.len().max(1) as u64;
+        let entry_bytes = entries.saturating_mul(entry_bytes as u64).saturating_mul(nodes);
+        self.written_per_entry_byte =
+            if entry_bytes == 0 { 0.0 } else { ratio(wrote.written_bytes, ratio(entry_bytes, 1.0)) };
+        self
     }
 
     /// Adds what the nodes and the load used between two moments.
@@ -145,6 +185,8 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     /// The disk in the words of the disk layer.
     pub(crate) disk: String,
+    /// The same of the floor.
+    pub(crate) floor_disk: String,
     /// The leader at the start.
     pub(crate) leader: String,
     /// Payload of each entry.
@@ -165,7 +207,8 @@ pub(crate) struct Report {
     pub(crate) cases: Vec<CaseFigures>,
 }
 
-fn table(header: &[&str]) -> Table {
+/// An empty table; all columns but the first hold numbers.
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
     for column in table.column_iter_mut().skip(1) {
@@ -175,7 +218,7 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// Microseconds with as many digits as mean something.
-fn shown(us: f64) -> String {
+pub(crate) fn shown(us: f64) -> String {
     if us >= 10_000.0 {
         format!("{:.1} ms", us / 1e3)
     } else if us >= 1_000.0 {
@@ -190,6 +233,24 @@ fn latencies(latency: &Latency) -> [String; 4] {
 }
 
 impl Report {
+    /// Of what was measured on a bed.
+    pub(crate) fn new(bed: &Bed, args: &BedArgs, work: &WorkArgs, cases: Vec<CaseFigures>) -> Self {
+        Self {
+            machine: Machine::this(),
+            disk: bed.disk.split(',').next().unwrap_or_default().to_owned(),
+            floor_disk: bed.floor.disk.clone(),
+            leader: bed.leader.clone(),
+            payload_bytes: work.payload,
+            class: work.class_name(),
+            mode: if args.in_process { "one process" } else { "processes" }.to_owned(),
+            seconds: work.seconds,
+            floor_seconds: args.floor_seconds,
+            floor_write: Latency::of(&bed.floor.write),
+            floor_log: Latency::of(&bed.floor.append),
+            cases,
+        }
+    }
+
     fn latency_table(&self) -> Table {
         let mut table =
             table(&["work", "appends/s", "entries/s", "p50", "p99", "p99.9", "max", "p50 / floor", "failed"]);
@@ -205,20 +266,32 @@ impl Report {
             table.add_row(row);
         }
         for case in &self.cases {
-            let clients =
-                if case.clients == 1 { "1 client".to_owned() } else { format!("{} clients", case.clients) };
-            let work = match case.entries_per_request {
-                1 => clients,
-                entries => format!("{clients}, batches of {entries}"),
-            };
             let mut row = vec![
-                work,
+                case.name.clone(),
                 format!("{:.0}", case.appends_per_second),
                 format!("{:.0}", case.entries_per_second),
             ];
             row.extend(latencies(&case.latency));
             row.extend([format!("{:.1}", case.p50_over_floor), case.failed.to_string()]);
             table.add_row(row);
+            if let Some(reads) = &case.reads {
+                let per_second = ratio(reads.count, self.seconds);
+                let mut row = vec!["  its reads".to_owned(), format!("{per_second:.0}"), String::new()];
+                row.extend(latencies(reads));
+                table.add_row(row);
+            }
+        }
+        table
+    }
+
+    fn disk_table(&self) -> Table {
+        let mut table = table(&["work", "fdatasyncs/s of all logs", "bytes written per entry byte and node"]);
+        for case in &self.cases {
+            table.add_row([
+                case.name.clone(),
+                format!("{:.0}", case.fsyncs_per_second),
+                format!("{:.2}", case.written_per_entry_byte),
+            ]);
         }
         table
     }
@@ -226,7 +299,10 @@ impl Report {
     fn usage_table(&self) -> Table {
         let mut header = vec!["node".to_owned()];
         for case in &self.cases {
-            header.push(format!("{}x{} CPU s", case.clients, case.entries_per_request));
+            header.push(match case.clients {
+                Some(clients) => format!("{clients}x{} CPU s", case.entries_per_request),
+                None => format!("{:.0}/s CPU s", case.due_per_second.unwrap_or(0.0)),
+            });
         }
         header.extend(["resident MiB".to_owned(), "peak MiB".to_owned()]);
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
@@ -268,10 +344,11 @@ impl fmt::Display for Report {
             self.mode, self.leader, self.disk, self.class, self.payload_bytes, self.seconds
         )?;
         writeln!(f, "{}", self.latency_table())?;
-        write!(f, "{}", self.usage_table())?;
+        writeln!(f, "{}", self.usage_table())?;
+        write!(f, "{}", self.disk_table())?;
         for case in &self.cases {
             if let Some(error) = &case.first_error {
-                write!(f, "\n{} clients: first error: {error}", case.clients)?;
+                write!(f, "\n{}: first error: {error}", case.name)?;
             }
         }
         Ok(())
@@ -290,17 +367,37 @@ mod tests {
             latency.record(ms * 1_000_000).unwrap();
         }
         let case = Case {
-            clients: 4,
+            pace: Pace::Closed { clients: 4 },
             entries: 1_000,
-            payload_bytes: 256,
-            class: tercet_proto::v1::DurabilityClass::City,
+            work: crate::load::Work {
+                journals: vec!["bench".into()],
+                payload_bytes: 256,
+                class: tercet_proto::v1::DurabilityClass::City,
+                accounts: 1_000,
+                hot_percent: 0,
+                read_percent: 0,
+                consistency: tercet_proto::v1::Consistency::Linearizable,
+            },
             warm_up: std::time::Duration::ZERO,
             measured: std::time::Duration::from_secs(10),
             number: 0,
         };
-        let outcome = Outcome { latency, failed: 1, first_error: Some("x".into()), measured: case.measured };
+        let outcome = Outcome {
+            appends: latency,
+            reads: new_histogram().unwrap(),
+            in_time: (100, 100_000),
+            entries: 100_000,
+            failed: 1,
+            first_error: Some("x".into()),
+            series: Vec::new(),
+        };
         let floor = Latency { count: 1, p50_us: 200.0, p99_us: 0.0, p999_us: 0.0, max_us: 0.0 };
         let figures = CaseFigures::new(&case, &outcome, &floor);
+        let wrote = LogCounters { fsyncs: 500, written_bytes: 100_000 * 300 * 2 };
+        let figures = figures.with_disk(&case, 100_000, 300, wrote);
+        assert!((figures.fsyncs_per_second - 50.0).abs() < 1e-9);
+        assert!((figures.written_per_entry_byte - 2.0).abs() < 1e-9);
+        assert_eq!(figures.name, "4 clients, batches of 1000");
         assert!((figures.appends_per_second - 10.0).abs() < 1e-9);
         assert!((figures.entries_per_second - 10_000.0).abs() < 1e-6);
         assert!((figures.latency.p50_us - 50_000.0).abs() < 100.0);

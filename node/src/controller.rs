@@ -46,6 +46,7 @@ pub fn start(node: &Arc<Node>) {
     }
     for group in 0..node.groups.count() {
         spawn_until_stopped(node, Box::pin(leadership::keep(node.clone(), group)));
+        spawn_until_stopped(node, Box::pin(crate::regime::report(node.clone(), group)));
         spawn_until_stopped(node, Box::pin(supervise(node.clone(), group)));
     }
 }

@@ -12,6 +12,7 @@
 //! | `append` | applying an append |
 //! | `journal`, `balances`, `catalog` | the state |
 //! | `keys`, `table` | which keys are known |
+//! | `regime` | whether the remote site is waited for, and what was spent without it |
 //! | `marks` | from a seq to the entry |
 //! | `checkpoint`, `store` | what the index holds |
 
@@ -23,6 +24,7 @@ mod command;
 mod journal;
 mod keys;
 mod marks;
+mod regime;
 mod store;
 mod table;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use tercet_proto::canonical::{CreationRecord, Hash, JournalSettings};
+use tercet_proto::canonical::{CreationRecord, EntryView, Hash, JournalSettings};
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1::HashAlgorithm;
@@ -46,11 +48,14 @@ pub use command::{
 };
 pub use journal::{Head, Journal};
 pub use marks::{Mark, MarkEntries, StoredView, entries_of};
+pub use regime::{Degraded, RegimeState, budget_spent};
 pub use store::{IndexFault, KeyIndex, LedgerError, Pair};
 
 use catalog::Catalog;
 use keys::Keys;
 use marks::{MarkReader, WHOLE_COMMAND};
+
+use crate::placement::Class;
 
 /// What became of one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +64,8 @@ pub enum Outcome {
     Appended {
         /// The journal.
         journal: Arc<str>,
+        /// The class that its new entries were appended as.
+        class: Class,
         /// The entries.
         entries: Vec<EntryOutcome>,
     },
@@ -101,6 +108,11 @@ pub enum Outcome {
         /// Bound now, not known before.
         new: bool,
     },
+    /// The regime of the remote site is what the record says.
+    RegimeSet {
+        /// It was another one before.
+        new: bool,
+    },
 }
 
 /// The replicated state of one group.
@@ -115,6 +127,7 @@ pub struct Ledger {
     by_name: BTreeMap<Arc<str>, usize>,
     keys: Keys,
     catalog: Catalog,
+    regime: RegimeState,
     checkpointing: bool,
     checkpointed: Option<(u64, u64)>,
     /// An error left the state half-applied.
@@ -150,6 +163,7 @@ impl Ledger {
             by_name: BTreeMap::new(),
             keys: Keys::new(group, keys, 0),
             catalog: Catalog::default(),
+            regime: RegimeState::default(),
             checkpointing: false,
             checkpointed: None,
             failed: false,
@@ -209,6 +223,9 @@ impl Ledger {
         let proposal = ProposalView::parse(payload)?;
         let header = proposal.header();
         self.recorded_at_us = self.recorded_at_us.max(header.leader_clock_us);
+        self.city_watermark = self.city_watermark.max(header.city_watermark);
+        self.geo_watermark = self.geo_watermark.max(header.geo_watermark);
+        self.regime.placed(self.geo_watermark);
         let mut batch = Batch { log_index, touched: Vec::new(), missed: Vec::new() };
         // A command has five bytes at least, so the count is bounded by the payload.
         let mut outcomes = Vec::with_capacity(usize::try_from(proposal.command_count()).unwrap_or(0));
@@ -219,8 +236,6 @@ impl Ledger {
             });
         }
         self.add_marks(batch);
-        self.city_watermark = self.city_watermark.max(header.city_watermark);
-        self.geo_watermark = self.geo_watermark.max(header.geo_watermark);
         Ok(outcomes)
     }
 
@@ -235,11 +250,14 @@ impl Ledger {
             batch.missed.push((append.journal(), number));
             return Ok(Outcome::Refused(journal_not_found(append.journal())));
         };
+        let class = Class::of_request(append.class(), journal.class());
+        let (log_index, now_us, regime) = (batch.log_index, self.recorded_at_us, &mut self.regime);
         let touched = batch.touch(at, journal.head);
-        match append::append(journal, &mut self.keys, append, self.recorded_at_us)? {
+        let admit = |fresh: &[EntryView<'_>]| regime.admit(class, log_index, now_us, fresh);
+        match append::append(journal, &mut self.keys, append, now_us, admit)? {
             Ok(appended) => {
                 touched.skipped.extend(appended.replayed.into_iter().map(|entry| (number, entry)));
-                Ok(Outcome::Appended { journal: journal.name.clone(), entries: appended.entries })
+                Ok(Outcome::Appended { journal: journal.name.clone(), class, entries: appended.entries })
             }
             Err(refusal) => {
                 touched.skipped.push((number, WHOLE_COMMAND));
@@ -273,7 +291,8 @@ impl Ledger {
     }
 
     fn apply_command(&mut self, log_index: u64, command: Command) -> Outcome {
-        if self.group != 0 && !matches!(command, Command::CreateJournal(_)) {
+        let anywhere = matches!(command, Command::CreateJournal(_) | Command::SetRegime { .. });
+        if self.group != 0 && !anywhere {
             let message = format!("group {} does not keep the cluster's catalog; group 0 does", self.group);
             return Outcome::Refused(Refusal::new(Reason::RequestMalformed, "", message));
         }
@@ -290,6 +309,15 @@ impl Ledger {
             Command::RegisterNode { node_id, incarnation } => {
                 let (incarnation, new) = self.catalog.register(self.group, node_id, incarnation);
                 Outcome::NodeRegistered { node_id, incarnation, new }
+            }
+            Command::SetRegime { degraded: None, reason } => {
+                Outcome::RegimeSet { new: self.regime.restore(reason) }
+            }
+            Command::SetRegime { degraded: Some(budget), reason } => {
+                match self.regime.degrade(log_index, self.recorded_at_us, reason, budget) {
+                    Ok(new) => Outcome::RegimeSet { new },
+                    Err(refusal) => Outcome::Refused(refusal),
+                }
             }
         }
     }
@@ -353,6 +381,32 @@ impl Ledger {
     #[must_use]
     pub const fn geo_watermark(&self) -> u64 {
         self.geo_watermark
+    }
+
+    /// The regime of the remote site.
+    #[must_use]
+    pub const fn regime(&self) -> &RegimeState {
+        &self.regime
+    }
+
+    /// The class that a command must be placed as, its journal's default included; `city` if there is no such journal.
+    #[must_use]
+    pub fn class_of(&self, command: &PreparedCommand) -> Class {
+        let default = command.journal().and_then(|name| self.journal(name)).map(Journal::class);
+        command.class(default.unwrap_or(Class::City))
+    }
+
+    /// Log index of the newest change of a journal at or below `log_index`: its newest entry there, or its creation. 0 if there
+    /// is none.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn changed_at(&self, journal: &str, log_index: u64) -> Result<u64, LedgerError> {
+        let Some(journal) = self.journal(journal).filter(|journal| journal.created_index <= log_index) else {
+            return Ok(0);
+        };
+        let newest = self.marks_of(journal).newest_at(log_index)?;
+        Ok(newest.map_or(journal.created_index, |mark| mark.log_index))
     }
 
     /// A journal of this group.

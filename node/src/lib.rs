@@ -9,6 +9,7 @@
 //! | [`ledger`] | journals, keys, hashes, balances: pure |
 //! | [`placement`] | durability classes: pure |
 //! | [`reader`], [`keys`] | entries by position; the ledger's view of the index |
+//! | [`regime`], [`exposure`], [`proof`] | telling of the remote site's regime; what a loss would mean now; what the remote site can prove |
 //! | [`controller`] | forming the cluster, the registry of nodes |
 //! | [`repair`], [`scrub`] | what rot took is asked of the peers; looking for rot |
 //! | [`telemetry`] | metrics |
@@ -18,6 +19,7 @@
 pub mod admission;
 pub mod controller;
 pub mod ctl;
+pub mod exposure;
 pub mod groups;
 pub mod identity;
 pub mod keys;
@@ -25,8 +27,10 @@ pub mod ledger;
 pub mod loopback;
 pub mod node;
 pub mod placement;
+pub mod proof;
 pub mod raft;
 pub mod reader;
+pub mod regime;
 pub mod relay;
 pub mod repair;
 pub mod room;

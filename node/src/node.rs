@@ -114,7 +114,8 @@ impl Node {
         for (group, standing) in self.groups.standings() {
             match standing {
                 Standing::Running(running) => {
-                    let mut status = self.named(running.status());
+                    let losses = self.losses(&running);
+                    let mut status = self.named(v1::GroupStatus { losses, ..running.status() });
                     if status.message.is_empty() {
                         status.message = self.groups.last_repair(group).unwrap_or_default();
                     }

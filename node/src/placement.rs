@@ -15,12 +15,17 @@
 //! | `geo` | on at least one voter in every site |
 
 mod acks;
+mod exposure;
+mod lag;
 mod leadership;
+mod outlook;
 mod queue;
+mod regime;
 mod spare;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod watermarks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,10 +34,15 @@ use std::fmt::Write as _;
 use tercet_proto::v1::DurabilityClass;
 
 pub use acks::Acks;
+pub use exposure::{Exposure, Missing, Now, exposure};
+pub use lag::Lag;
 pub use leadership::{Candidate, LeadershipPolicy, better_leader};
+pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
+pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
 pub use spare::is_spare;
 pub use standing::{Rival, Situation, StandingPolicy, Step};
+pub use watermarks::{Placed, Watermarks};
 
 /// Where an entry must be flushed before its ack. `Geo` is the stronger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +80,16 @@ impl Class {
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl From<DurabilityClass> for Class {
+    /// Unspecified is `city`, the weakest.
+    fn from(class: DurabilityClass) -> Self {
+        match class {
+            DurabilityClass::Unspecified | DurabilityClass::City => Self::City,
+            DurabilityClass::Geo => Self::Geo,
+        }
     }
 }
 

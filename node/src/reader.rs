@@ -7,8 +7,18 @@ use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 
-use crate::ledger::entries_of;
+use crate::ledger::{Mark, entries_of};
 use crate::raft::group::Group;
+
+/// An entry, and how it came here.
+pub struct Original {
+    /// The entry.
+    pub stored: v1::StoredEntry,
+    /// Its proposal's index in the group's log.
+    pub log_index: u64,
+    /// The class that its request asked for.
+    pub asked: v1::DurabilityClass,
+}
 
 /// Reads entries of one journal of one group.
 pub struct Reader<'a> {
@@ -33,21 +43,24 @@ impl<'a> Reader<'a> {
         Self { group, journal }
     }
 
+    /// The proposal that holds the entry `seq`.
+    fn proposal(&self, seq: u64) -> Result<(Mark, bytes::Bytes), Refusal> {
+        let mark = self.group.state().ledger().locate(self.journal, seq).map_err(internal)?;
+        let mark = mark.ok_or_else(|| {
+            let why = format!("journal {:?} has no entry {seq}", self.journal);
+            Refusal::new(Reason::EntryNotFound, "seq", why)
+        })?;
+        let bytes = self.group.proposal_bytes(mark.log_index).map_err(internal)?;
+        let bytes = bytes.ok_or_else(|| internal(format!("the log lacks index {}", mark.log_index)))?;
+        Ok((mark, bytes))
+    }
+
     /// The entries `from..=to` that one proposal holds: at least the entry `from`, if there is one.
     ///
     /// # Errors
     /// ENTRY_NOT_FOUND, or INTERNAL when the log or the index cannot be read.
     pub fn chunk(&self, from: u64, to: u64) -> Result<Vec<v1::StoredEntry>, Refusal> {
-        let mark = self.group.state().ledger().locate(self.journal, from).map_err(internal)?;
-        let mark = mark.ok_or_else(|| {
-            Refusal::new(
-                Reason::EntryNotFound,
-                "seq",
-                format!("journal {:?} has no entry {from}", self.journal),
-            )
-        })?;
-        let bytes = self.group.proposal_bytes(mark.log_index).map_err(internal)?;
-        let bytes = bytes.ok_or_else(|| internal(format!("the log lacks index {}", mark.log_index)))?;
+        let (mark, bytes) = self.proposal(from)?;
         let mut entries = Vec::new();
         for stored in entries_of(&mark, &bytes, self.journal).map_err(internal)? {
             let stored = stored.map_err(internal)?;
@@ -62,6 +75,22 @@ impl<'a> Reader<'a> {
             return Err(internal(format!("the proposal at index {} lacks entry {from}", mark.log_index)));
         }
         Ok(entries)
+    }
+
+    /// One entry, and how it came here.
+    ///
+    /// # Errors
+    /// As [`Reader::chunk`].
+    pub fn original(&self, seq: u64) -> Result<Original, Refusal> {
+        let (mark, bytes) = self.proposal(seq)?;
+        for stored in entries_of(&mark, &bytes, self.journal).map_err(internal)? {
+            let stored = stored.map_err(internal)?;
+            if stored.seq == seq {
+                let (log_index, asked) = (mark.log_index, stored.asked);
+                return Ok(Original { stored: stored.to_proto(), log_index, asked });
+            }
+        }
+        Err(internal(format!("the proposal at index {} lacks entry {seq}", mark.log_index)))
     }
 
     /// One entry.

@@ -21,7 +21,8 @@ use crate::controller;
 use crate::groups::{Groups, Quarantine, Standing};
 use crate::identity::{Identity, IdentityError};
 use crate::node::{Node, now_us};
-use crate::placement::Voter;
+use crate::placement::{Budget, Policy, Voter};
+use crate::proof::ProofFiles;
 use crate::raft::group::{Group, GroupError, GroupParams};
 use crate::raft::network::peers::{BadAddress, Peers};
 use crate::room::DiskRoom;
@@ -385,6 +386,7 @@ async fn build_node(
     let group_params = GroupParams {
         group: 0,
         node_id: own,
+        incarnation: identity.incarnation(),
         log: log.clone(),
         index,
         peers: peers.clone(),
@@ -392,9 +394,11 @@ async fn build_node(
         rank: 1,
         rivals: Vec::new(),
         timing,
+        geo_policy: geo_policy(&topology),
         clock: Arc::new(now_us),
         cluster_name: topology.cluster.name.clone(),
         room: room.clone(),
+        proofs: Arc::new(ProofFiles(identity.dir().to_path_buf())),
     };
     let mut standings = Vec::new();
     let mut fresh = true;
@@ -430,6 +434,22 @@ async fn build_node(
         stopping,
         failure: watch::Sender::new(None),
     })
+}
+
+/// The topology's `[durability]` as placement knows it.
+fn geo_policy(topology: &Topology) -> Policy {
+    let topology::Durability { geo_regime, degrade_after_ms, budget } = &topology.durability;
+    // The validator has seen that codes have three letters.
+    let amount = |(code, most): (&String, &u64)| Some((code.as_bytes().try_into().ok()?, u128::from(*most)));
+    Policy {
+        adaptive: *geo_regime == topology::GeoRegime::Adaptive,
+        degrade_after_ms: *degrade_after_ms,
+        budget: Budget {
+            entries: budget.entries,
+            seconds: budget.seconds,
+            amounts: budget.amounts.iter().filter_map(amount).collect(),
+        },
+    }
 }
 
 fn serve_all(tasks: &mut JoinSet<()>, node: &Arc<Node>, listeners: Listeners) -> Result<(), ServerError> {

@@ -10,10 +10,12 @@ use axum::routing::get;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use tercet_proto::v1::DurabilityClass;
 use tokio::net::TcpListener;
 
 use crate::groups::Standing;
 use crate::node::Node;
+use crate::placement::Class;
 
 /// Counters that the services raise.
 pub struct Metrics {
@@ -79,7 +81,18 @@ impl Metrics {
             set("applied_index", status.applied_index);
             set("city_watermark", status.city_watermark);
             set("entries", status.entries);
-            set("replies_held", u64::try_from(group.gate().held()).unwrap_or(u64::MAX));
+            set("geo_watermark", status.geo_watermark);
+            let geo = status.classes.iter().find(|class| class.durability_class() == DurabilityClass::Geo);
+            if let Some(geo) = geo {
+                set("geo_degraded", u64::from(geo.degraded));
+                set("geo_degraded_since", geo.degraded_since);
+                set("geo_budget_spent_entries", geo.spent_entries);
+                set("geo_budget_exhausted", u64::from(!geo.exhausted.is_empty()));
+                set("geo_behind_ms", geo.behind_ms);
+            }
+            let held = |class| u64::try_from(group.gate().held(class)).unwrap_or(u64::MAX);
+            set("replies_held", held(Class::City).saturating_add(held(Class::Geo)));
+            set("replies_held_geo", held(Class::Geo));
         }
         let stats = node.log.stats();
         let set = |what: &str, value: u64| self.log.with_label_values(&[what]).set(signed(value));

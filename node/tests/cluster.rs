@@ -159,8 +159,8 @@ async fn bad_input_is_refused_and_names_the_field() {
             "journal",
         ),
         (
-            v1::AppendRequest { durability_class: 2, ..request(vec![payment("x", 1)]) },
-            Reason::ClassUnimplemented,
+            v1::AppendRequest { durability_class: 7, ..request(vec![payment("x", 1)]) },
+            Reason::ClassInvalid,
             "durability_class",
         ),
     ];

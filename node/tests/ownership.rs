@@ -11,7 +11,11 @@ const ROOMS: &[(&str, &[&str])] = &[
         "openraft::",
         &["node/src/raft*", "node/tests/raft_conformance.rs", "chaos/src/sim*", "chaos/src/invariants*"],
     ),
-    ("tonic::", &["proto/*", "node/src/rpc*", "node/src/raft/network*"]),
+    (
+        "tonic::",
+        // What is compared with speaks gRPC of its own.
+        &["proto/*", "node/src/rpc*", "node/src/raft/network*", "bench/src/compare*"],
+    ),
     ("sled::", &["storage/src/index*"]),
     ("io_uring::", &["storage/src/disk/uring.rs"]),
     ("unsafe ", &["storage/src/disk/uring.rs"]),

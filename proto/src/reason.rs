@@ -125,8 +125,6 @@ reasons! {
         "A journal's currencies are not 1 to 16 different codes with 0 to 4 digits.";
     ClassInvalid "CLASS_INVALID" InvalidArgument Definite AfterFixing
         "The durability class is not known.";
-    ClassUnimplemented "CLASS_UNIMPLEMENTED" Unimplemented Definite Never
-        "This durability class is not offered by this version.";
     ConsistencyInvalid "CONSISTENCY_INVALID" InvalidArgument Definite AfterFixing
         "The consistency is not known.";
     PageTokenInvalid "PAGE_TOKEN_INVALID" InvalidArgument Definite AfterFixing
@@ -158,7 +156,7 @@ reasons! {
     NoLeader "NO_LEADER" Unavailable Definite SameRequest
         "No leader is known to the asked node; an election is probably going on.";
     PlacementUnreachable "PLACEMENT_UNREACHABLE" Unavailable Definite SameRequest
-        "The durability class cannot be reached now; nothing was proposed.";
+        "The durability class cannot be reached now, or the budget for doing without the remote site is spent; nothing was appended.";
     Overloaded "OVERLOADED" ResourceExhausted Definite SameRequest
         "The node holds as many requests or bytes as it may; nothing was proposed.";
     DiskFull "DISK_FULL" ResourceExhausted Definite SameRequest

@@ -9,8 +9,10 @@
 
 mod address;
 mod describe;
+mod durability;
 mod leadership;
 mod survival;
+mod template;
 mod timing;
 mod validate;
 
@@ -21,8 +23,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use address::is_loopback;
+pub use durability::{DegradedBudget, Durability, GeoRegime};
 pub use leadership::GroupSettings;
 pub use survival::{Loss, LossKind};
+pub use template::TEMPLATES;
 pub use timing::Timing;
 
 use crate::v1;
@@ -35,6 +39,9 @@ pub struct Topology {
     pub cluster: Cluster,
     /// `[timing]`
     pub timing: TimingSettings,
+    /// `[durability]`
+    #[serde(default)]
+    pub durability: Durability,
     /// `[storage]`
     #[serde(default)]
     pub storage: Storage,
@@ -316,36 +323,7 @@ impl Topology {
     /// Node `id` (1 to 5) has peer port `base_port + 100 + id`, client port `base_port + 200 + id` and metrics port
     /// `base_port + 300 + id`; 7000 gives the repository's `topology.toml`. Refused if a port would pass 65535.
     pub fn default_on(base_port: u16) -> Result<Self, TopologyError> {
-        let zone = |name: &str, site: &str, leader_preference| Zone {
-            name: name.to_owned(),
-            site: site.to_owned(),
-            leader_preference,
-        };
-        let places = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")];
-        let nodes = (1_u16..)
-            .zip(places)
-            .map(|(id, (name, zone))| default_node(base_port, id, name, zone))
-            .collect::<Result<Vec<_>, _>>()?;
-        let rtt_ms = [("a-b", 1.0), ("a-c", 30.0), ("b-c", 30.0)];
-        let topology = Self {
-            cluster: Cluster { name: "tercet".to_owned(), groups: 1 },
-            timing: TimingSettings {
-                rtt_ms: rtt_ms.into_iter().map(|(pair, ms)| (pair.to_owned(), ms)).collect(),
-                heartbeat_ms: None,
-                election_min_ms: None,
-                election_max_ms: None,
-                leader_steady_ms: None,
-            },
-            storage: Storage::default(),
-            security: Security::default(),
-            limits: Limits::default(),
-            sites: ["east", "west"].map(|name| Site { name: name.to_owned() }).to_vec(),
-            zones: vec![zone("a", "east", 1), zone("b", "east", 2), zone("c", "west", 3)],
-            nodes,
-            groups: Vec::new(),
-        };
-        topology.validate()?;
-        Ok(topology)
+        Self::of_voters([2, 2, 1], base_port)
     }
 
     /// The node of this name.
@@ -406,26 +384,6 @@ impl Topology {
                 .collect(),
         }
     }
-}
-
-fn default_node(base_port: u16, id: u16, name: &str, zone: &str) -> Result<Node, TopologyError> {
-    let address = |offset: u16| {
-        base_port.checked_add(offset + id).map(|port| format!("127.0.0.1:{port}")).ok_or_else(|| {
-            TopologyError::invalid(
-                "base_port",
-                format!("{base_port} is too high: ports up to {base_port} + 305 are used"),
-            )
-        })
-    };
-    Ok(Node {
-        id: u64::from(id),
-        name: name.to_owned(),
-        zone: zone.to_owned(),
-        peer: address(100)?,
-        client: address(200)?,
-        metrics: Some(address(300)?),
-        role: Role::Voter,
-    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Invariants: nothing is changed or locked; damage is listed and never ends the listing; verdicts are those of recovery.
 
 mod meaning;
+mod proof;
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,8 @@ Examples:
 
 Takes a node's data directory or the `log` directory in it. Changes nothing; meant for a node that is stopped: what a
 running one is writing looks like a torn tail. Verdicts are those that recovery would give at the next start. With --json
-each line is an object whose `type` is store, segment, group, batch (with its records), finding or quarantined.")]
+each line is an object whose `type` is store, segment, group, batch (with its records), finding, quarantined or proof (what a
+node in another site than its leader's can prove).")]
 pub(crate) struct InspectArgs {
     /// The node's data directory
     #[arg(value_name = "DIR")]
@@ -50,10 +52,13 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let disk = open_read_only(&dir).map_err(|error| failed(&error))?;
     let report = inspect_disk(&*disk).map_err(|error| failed(&error))?;
     let mut lines = Lines::new();
+    let proofs = proof::of(&dir, &report);
     if args.json {
         write_json(&report, &*disk, args.summary, &mut lines)?;
+        proofs.iter().try_for_each(|proof| lines.line(&proof.to_json().to_string()))?;
     } else {
         write_text(&report, &*disk, args.summary, &mut lines)?;
+        proofs.iter().try_for_each(|proof| lines.line(&format!("\n{proof}")))?;
     }
     lines.flush()
 }

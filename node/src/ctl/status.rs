@@ -3,6 +3,8 @@
 //! Invariants: each node is asked itself and for a bounded time, so that a lost node costs a time-out and hides nothing; the
 //! group's leader is the one that says so in the highest term.
 
+mod placement;
+
 use std::time::Duration;
 
 use clap::Args;
@@ -29,7 +31,9 @@ Examples:
   tercet status --endpoint http://127.0.0.1:7201,http://127.0.0.1:7203 --json | jq '.nodes[].state'
 
 Asks one endpoint for the topology, then every node of it for its own view. `lag` is the distance of a node's last index
-from the leader's. Exit code 0 as long as one endpoint answers; unreachable nodes are shown as such.")]
+from the leader's. Below, as the leader knows it: how far each class is placed, what is degraded and why, and for each zone
+and site what its loss would mean now: who would lead, the RPO of each class in entries and milliseconds, and whether entries
+would still be taken. Exit code 0 as long as one endpoint answers; unreachable nodes are shown as such.")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     endpoint: EndpointArgs,
@@ -89,6 +93,9 @@ pub(crate) fn describe(views: &[NodeView]) -> String {
             None => format!("group {group}: no node says that it leads"),
         };
         text.push_str(&format!("\n{line}"));
+        if let Some((_, status)) = leader_of(views, group) {
+            text.push_str(&placement::describe(status));
+        }
     }
     for warning in warnings(views) {
         text.push_str(&format!("\nwarning: {}", printable(&warning)));

@@ -1,21 +1,27 @@
-//! `tercet topology check`: what a topology file survives, and who would lead then.
+//! `tercet topology check`: what a topology file survives, who would lead then, and what each class would cost and lose;
+//! `tercet topology template`: topologies to begin with.
 //!
 //! Invariant: what would happen is found by trying every loss on the topology itself, never by a formula.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tercet_proto::topology::{Loss, LossKind, Node, Role, Topology};
+use tercet_proto::topology::{Loss, LossKind, TEMPLATES, Topology};
 
 use super::exit::Failure;
 use super::output::{Column, print, table};
+use crate::exposure::ranked;
+use crate::placement::{Class, ClassOutlook, Outlook, outlook};
 
 /// Verbs of `tercet topology`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopologyCommand {
     /// Validates a topology file and says what it survives
     Check(CheckArgs),
+    /// Prints a topology to begin with
+    Template(TemplateArgs),
 }
 
 /// Arguments of `tercet topology check`.
@@ -23,9 +29,12 @@ pub(crate) enum TopologyCommand {
 #[command(after_help = "\
 Examples:
   tercet topology check topology.toml
+  tercet topology check topology.toml --json | jq '.losses[] | select(.loss == \"zone\")'
 
-A topology that a cluster cannot run with, or in which the loss of a single zone would lose the quorum, is refused with
-exit code 2 and the reason.")]
+For each loss of a node, a zone, a site and a pair of nodes: who would lead, and for each class the RPO and the round trip
+that an acknowledgement waits for (from the declared round-trip times; a durable append comes on top). A topology that a
+cluster cannot run with, or in which the loss of a single zone would lose the quorum, is refused with exit code 2 and the
+reason.")]
 pub(crate) struct CheckArgs {
     /// The topology file
     #[arg(value_name = "FILE")]
@@ -35,96 +44,117 @@ pub(crate) struct CheckArgs {
     json: bool,
 }
 
+/// Arguments of `tercet topology template`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tercet topology template 2-2-1
+  tercet topology template 3-3-2 > topology.toml && tercet topology check topology.toml
+
+2-2-1, 3-3-1, 2-2-2 or 3-3-2: voters in zones a and b of site east and zone c of site west. Addresses, round-trip times and
+names are to be replaced by your own.")]
+pub(crate) struct TemplateArgs {
+    /// Voters per zone
+    #[arg(value_name = "NAME", value_parser = TEMPLATES.map(|(name, _)| name))]
+    name: String,
+    /// Nodes listen on this port + 100, + 200 and + 300, + their id
+    #[arg(long, default_value_t = 7_000)]
+    base_port: u16,
+}
+
 /// Runs a verb of `tercet topology`.
 ///
 /// # Errors
 /// Exit code 2 and the field at fault for a refused topology.
 pub(crate) fn topology(command: &TopologyCommand) -> Result<(), Failure> {
-    let TopologyCommand::Check(args) = command;
-    let topology = Topology::load(&args.file)?;
-    if args.json {
-        return print(&to_json(&topology).to_string());
-    }
-    print(&format!("{topology}\n\nwho would lead after a loss\n{}", leaders_table(&topology)))
-}
-
-fn leaders_table(topology: &Topology) -> String {
-    let mut rows = vec![vec!["nothing".to_owned(), leader_text(topology, &[])]];
-    let losses = topology.survives();
-    let single = losses.iter().filter(|loss| loss.kind != LossKind::Pair);
-    rows.extend(single.map(|loss| vec![loss.to_string(), after_text(topology, loss)]));
-    table(&[Column::Text("loss of"), Column::Text("leader")], &rows)
-}
-
-fn after_text(topology: &Topology, loss: &Loss) -> String {
-    if loss.quorum {
-        leader_text(topology, &lost_nodes(topology, loss))
-    } else {
-        "none: no quorum; it waits for the lost nodes".to_owned()
+    match command {
+        TopologyCommand::Check(args) => {
+            let topology = Topology::load(&args.file)?;
+            if args.json {
+                return print(&to_json(&topology).to_string());
+            }
+            print(&format!("{topology}\n\n{}", outlook_table(&topology)))
+        }
+        TopologyCommand::Template(args) => print(&template(args)?),
     }
 }
 
-fn leader_text(topology: &Topology, lost: &[&str]) -> String {
-    match leaders(topology, lost) {
-        Some((zone, nodes)) => format!("zone {zone} ({})", nodes.join(" or ")),
-        None => "none".to_owned(),
+fn template(args: &TemplateArgs) -> Result<String, Failure> {
+    let topology = Topology::template(&args.name, args.base_port)?;
+    let text = topology.to_toml()?;
+    Ok(format!(
+        "# Template {}: replace names, addresses and round-trip times by your own.\n\n{}",
+        args.name,
+        text.trim_end()
+    ))
+}
+
+fn outlook_after(topology: &Topology, lost: &[u64]) -> Outlook {
+    let lost: BTreeSet<u64> = lost.iter().copied().collect();
+    outlook(&ranked(topology), &lost, |zone, other| topology.rtt_ms(zone, other))
+}
+
+fn outlook_table(topology: &Topology) -> String {
+    let mut rows = vec![row(topology, "nothing", &outlook_after(topology, &[]))];
+    for loss in topology.survives() {
+        rows.push(row(topology, &loss.to_string(), &outlook_after(topology, &loss.lost)));
+    }
+    let columns = [
+        Column::Text("loss of"),
+        Column::Number("voters"),
+        Column::Text("leader"),
+        Column::Text("city RPO"),
+        Column::Number("city ms"),
+        Column::Text("geo RPO"),
+        Column::Number("geo ms"),
+    ];
+    table(&columns, &rows)
+}
+
+fn row(topology: &Topology, name: &str, outlook: &Outlook) -> Vec<String> {
+    let mut row = vec![
+        name.to_owned(),
+        format!("{} of {}", outlook.voters_left, outlook.voters),
+        leader_text(topology, outlook),
+    ];
+    for class in Class::ALL {
+        let ClassOutlook { kept, .. } = outlook.of(class);
+        row.push(if *kept { "0" } else { "unbounded" }.to_owned());
+        row.push(latency_text(outlook.of(class)));
+    }
+    row
+}
+
+fn leader_text(topology: &Topology, outlook: &Outlook) -> String {
+    match &outlook.leader {
+        Some((zone, nodes)) => format!("zone {zone} ({})", names(topology, nodes).join(" or ")),
+        None => "none: no quorum".to_owned(),
     }
 }
 
-/// The most preferred zone with a voter that is left, and those voters.
-fn leaders<'a>(topology: &'a Topology, lost: &[&str]) -> Option<(&'a str, Vec<&'a str>)> {
-    topology.zones_by_preference().into_iter().find_map(|zone| {
-        let standing = |node: &&Node| {
-            node.zone == zone.name && node.role == Role::Voter && !lost.contains(&node.name.as_str())
-        };
-        let nodes: Vec<&str> =
-            topology.nodes.iter().filter(standing).map(|node| node.name.as_str()).collect();
-        if nodes.is_empty() { None } else { Some((zone.name.as_str(), nodes)) }
-    })
+fn names<'a>(topology: &'a Topology, ids: &[u64]) -> Vec<&'a str> {
+    ids.iter().filter_map(|id| topology.node_by_id(*id)).map(|node| node.name.as_str()).collect()
 }
 
-fn lost_nodes<'a>(topology: &'a Topology, loss: &Loss) -> Vec<&'a str> {
-    let named = |name: &str| loss.names.iter().any(|lost| lost == name);
-    let is_lost = |node: &&Node| match loss.kind {
-        LossKind::Node | LossKind::Pair => named(&node.name),
-        LossKind::Zone => named(&node.zone),
-        LossKind::Site => topology.site_of(node.id).is_some_and(named),
-    };
-    topology.nodes.iter().filter(is_lost).map(|node| node.name.as_str()).collect()
+fn latency_text(class: &ClassOutlook) -> String {
+    match class.round_trip_ms {
+        Some(ms) if class.reachable => format!("{ms}"),
+        _ => "refused".to_owned(),
+    }
 }
 
 fn to_json(topology: &Topology) -> Value {
     let timing = topology.timing();
-    let leader = |lost: &[&str]| {
-        leaders(topology, lost).map_or(Value::Null, |(zone, nodes)| json!({ "zone": zone, "nodes": nodes }))
-    };
-    let losses: Vec<Value> = topology
-        .survives()
-        .iter()
-        .map(|loss| {
-            let kind = match loss.kind {
-                LossKind::Node => "node",
-                LossKind::Zone => "zone",
-                LossKind::Site => "site",
-                LossKind::Pair => "pair",
-            };
-            json!({
-                "loss": kind,
-                "names": loss.names,
-                "voters_left": loss.voters_left,
-                "voters": loss.voters,
-                "quorum": loss.quorum,
-                "city": loss.city,
-                "geo": loss.geo,
-                "leader": if loss.quorum { leader(&lost_nodes(topology, loss)) } else { Value::Null },
-            })
-        })
-        .collect();
+    let losses: Vec<Value> = topology.survives().iter().map(|loss| loss_json(topology, loss)).collect();
+    let none = outlook_after(topology, &[]);
     json!({
         "cluster": topology.cluster.name,
         "groups": topology.cluster.groups,
         "quorum": topology.quorum(),
-        "leader": leader(&[]),
+        "leader": leader_json(topology, &none),
+        "city": class_json(&none.city),
+        "geo": class_json(&none.geo),
+        "geo_regime": topology.durability.geo_regime.as_str(),
         "losses": losses,
         "timing": {
             "heartbeat_ms": timing.heartbeat_ms,
@@ -134,54 +164,113 @@ fn to_json(topology: &Topology) -> Value {
     })
 }
 
+fn loss_json(topology: &Topology, loss: &Loss) -> Value {
+    let kind = match loss.kind {
+        LossKind::Node => "node",
+        LossKind::Zone => "zone",
+        LossKind::Site => "site",
+        LossKind::Pair => "pair",
+    };
+    let outlook = outlook_after(topology, &loss.lost);
+    json!({
+        "loss": kind,
+        "names": loss.names,
+        "voters_left": outlook.voters_left,
+        "voters": outlook.voters,
+        "quorum": outlook.quorum,
+        "leader": leader_json(topology, &outlook),
+        "city": class_json(&outlook.city),
+        "geo": class_json(&outlook.geo),
+    })
+}
+
+fn leader_json(topology: &Topology, outlook: &Outlook) -> Value {
+    outlook
+        .leader
+        .as_ref()
+        .map_or(Value::Null, |(zone, nodes)| json!({ "zone": zone, "nodes": names(topology, nodes) }))
+}
+
+fn class_json(class: &ClassOutlook) -> Value {
+    json!({
+        "reachable": class.reachable,
+        "rpo": if class.kept { json!(0) } else { json!("unbounded") },
+        "round_trip_ms": class.round_trip_ms,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn default() -> Topology {
-        Topology::default_on(7_000).expect("the default")
+    fn lines(template: &str) -> Vec<String> {
+        let topology = Topology::template(template, 7_000).expect("a template");
+        outlook_table(&topology)
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect()
     }
 
-    #[test]
-    fn the_most_preferred_zone_that_is_left_leads() {
-        let topology = default();
-        assert_eq!(leaders(&topology, &[]), Some(("a", vec!["a1", "a2"])));
-        assert_eq!(leaders(&topology, &["a1"]), Some(("a", vec!["a2"])));
-        assert_eq!(leaders(&topology, &["a1", "a2"]), Some(("b", vec!["b1", "b2"])));
-        assert_eq!(leaders(&topology, &["a1", "a2", "b1", "b2"]), Some(("c", vec!["c1"])));
-        assert_eq!(leaders(&topology, &["a1", "a2", "b1", "b2", "c1"]), None);
+    fn line(template: &str, loss: &str) -> String {
+        let found =
+            lines(template).into_iter().find_map(|line| Some(line.strip_prefix(loss)?.trim().to_owned()));
+        found.unwrap_or_else(|| panic!("{template} has no {loss}"))
     }
 
     #[test]
     fn the_default_is_shown_loss_by_loss() {
-        let text = leaders_table(&default());
-        let lines: Vec<String> =
-            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let lines = lines("2-2-1");
         assert_eq!(
-            lines,
+            lines[..12],
             [
-                "loss of leader",
-                "nothing zone a (a1 or a2)",
-                "node a1 zone a (a2)",
-                "node a2 zone a (a1)",
-                "node b1 zone a (a1 or a2)",
-                "node b2 zone a (a1 or a2)",
-                "node c1 zone a (a1 or a2)",
-                "zone a zone b (b1 or b2)",
-                "zone b zone a (a1 or a2)",
-                "zone c zone a (a1 or a2)",
-                "site east none: no quorum; it waits for the lost nodes",
-                "site west zone a (a1 or a2)",
+                "loss of voters leader city RPO city ms geo RPO geo ms",
+                "nothing 5 of 5 zone a (a1 or a2) 0 1 0 30",
+                "node a1 4 of 5 zone a (a2) 0 1 0 30",
+                "node a2 4 of 5 zone a (a1) 0 1 0 30",
+                "node b1 4 of 5 zone a (a1 or a2) 0 1 0 30",
+                "node b2 4 of 5 zone a (a1 or a2) 0 1 0 30",
+                "node c1 4 of 5 zone a (a1 or a2) 0 1 0 refused",
+                "zone a 3 of 5 zone b (b1 or b2) 0 30 0 30",
+                "zone b 3 of 5 zone a (a1 or a2) 0 30 0 30",
+                "zone c 4 of 5 zone a (a1 or a2) 0 1 0 refused",
+                "site east 1 of 5 none: no quorum unbounded refused 0 refused",
+                "site west 4 of 5 zone a (a1 or a2) 0 1 0 refused",
             ]
         );
+        assert_eq!(lines.len(), 1 + 1 + 5 + 3 + 2 + 10);
+    }
+
+    /// Six voters need four: a zone's loss leaves exactly these, and each acknowledgement needs the remote ones.
+    #[test]
+    fn an_even_number_of_voters_pays_for_its_second_remote_replica() {
+        assert_eq!(line("2-2-2", "nothing"), "6 of 6 zone a (a1 or a2) 0 1 0 30");
+        assert_eq!(line("2-2-2", "zone a"), "4 of 6 zone b (b1 or b2) 0 30 0 30");
+        assert_eq!(line("2-2-2", "node c1"), "5 of 6 zone a (a1 or a2) 0 1 0 30");
+        assert_eq!(line("2-2-2", "zone c"), "4 of 6 zone a (a1 or a2) 0 1 0 refused");
+        assert_eq!(line("3-3-2", "zone a"), "5 of 8 zone b (b1 or b2 or b3) 0 30 0 30");
+        assert_eq!(line("3-3-1", "zone a"), "4 of 7 zone b (b1 or b2 or b3) 0 30 0 30");
+        assert_eq!(line("3-3-1", "pair a1 b1"), "5 of 7 zone a (a2 or a3) 0 1 0 30");
+    }
+
+    #[test]
+    fn every_template_can_be_checked_as_it_is_printed() {
+        for (name, _) in TEMPLATES {
+            let text = template(&TemplateArgs { name: name.to_owned(), base_port: 9_000 }).expect(name);
+            assert_eq!(Topology::parse(&text).expect(name), Topology::template(name, 9_000).expect(name));
+            for zone in ["zone a", "zone b", "zone c"] {
+                assert!(line(name, zone).contains(" zone "), "{name} has no leader without {zone}");
+            }
+        }
     }
 
     #[test]
     fn the_json_has_every_loss() {
-        let value = to_json(&default());
+        let value = to_json(&Topology::default_on(7_000).expect("the default"));
         let losses = value["losses"].as_array().expect("a list");
         assert_eq!(losses.len(), 5 + 3 + 2 + 10);
         let east = losses.iter().find(|loss| loss["names"] == json!(["east"])).expect("site east");
         assert_eq!((&east["quorum"], &east["leader"]), (&json!(false), &Value::Null));
+        assert_eq!((&east["city"]["rpo"], &east["geo"]["rpo"]), (&json!("unbounded"), &json!(0)));
+        assert_eq!(value["geo"]["round_trip_ms"], json!(30.0));
     }
 }

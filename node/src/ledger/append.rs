@@ -60,12 +60,13 @@ struct Conflict<'p> {
     seq: u64,
 }
 
-/// Applies an append to its journal.
+/// Applies an append to its journal; `admit` has the last word on what is new in it.
 pub(super) fn append(
     journal: &mut Journal,
     keys: &mut Keys,
     view: &AppendView<'_>,
     recorded_at_us: i64,
+    admit: impl FnOnce(&[EntryView<'_>]) -> Result<(), Refusal>,
 ) -> Result<Result<Appended, Refusal>, LedgerError> {
     let mark = keys.mark();
     let mut attempt = Attempt::new(journal, keys, view, recorded_at_us);
@@ -74,6 +75,7 @@ pub(super) fn append(
     }
     let Attempt { conflicts, refusal, fresh, outcomes, replayed, seq, chain_hash, .. } = attempt;
     let refused = if conflicts.is_empty() { refusal } else { Some(conflict_refusal(&conflicts)) };
+    let refused = refused.or_else(|| admit(&fresh).err());
     if let Some(refusal) = refused {
         keys.forget(mark);
         return Ok(Err(refusal));

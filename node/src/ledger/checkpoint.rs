@@ -15,9 +15,12 @@ use super::catalog::{Catalog, each};
 use super::journal::Journal;
 use super::keys::{KeyRecord, Keys};
 use super::marks::Mark;
+use super::regime::RegimeState;
 use super::store::{self, KeyIndex, LedgerError, VALUE_VERSION};
 use super::table::ByteTable;
-use super::{Ledger, store::TAG_BALANCE, store::TAG_JOURNAL, store::TAG_MARK, store::TAG_META};
+use super::{
+    Ledger, store::TAG_BALANCE, store::TAG_JOURNAL, store::TAG_MARK, store::TAG_META, store::TAG_REGIME,
+};
 
 /// What one checkpoint writes. Making it is cheap; [`Checkpoint::into_writes`] does the work and belongs into the background.
 pub struct Checkpoint {
@@ -63,6 +66,9 @@ impl Ledger {
         self.checkpointed = self.applied;
         let mut writes = self.catalog.take_changed();
         writes.push((store::prefix(self.group, TAG_META), self.encode_meta(applied)));
+        if let Some(regime) = self.regime.take_changed() {
+            writes.push((store::prefix(self.group, TAG_REGIME), regime));
+        }
         let mut marks = Vec::new();
         for journal in &mut self.journals {
             if std::mem::take(&mut journal.dirty) {
@@ -134,6 +140,9 @@ impl Ledger {
         }
         ledger.checkpointed = ledger.applied;
         ledger.catalog = Catalog::restore(group, keys.as_ref())?;
+        if let Some(value) = keys.get(&store::prefix(group, TAG_REGIME))? {
+            ledger.regime = RegimeState::decode(&value)?;
+        }
         ledger.restore_journals(keys.as_ref())?;
         let expected = usize::try_from(ledger.entry_count()).unwrap_or(usize::MAX / 2);
         ledger.keys = Keys::new(group, keys, expected.saturating_add(expected / 2));
@@ -172,6 +181,7 @@ impl Ledger {
     pub fn digest(&self) -> Result<Hash, LedgerError> {
         let mut pairs: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         let group = self.group;
+        pairs.insert(store::prefix(group, TAG_REGIME), self.regime.encode());
         if let Some(applied) = self.applied {
             pairs.insert(store::prefix(group, TAG_META), self.encode_meta(applied));
         }

@@ -6,10 +6,10 @@
 //! ```text
 //! proposal, little-endian                           command
 //!  0  version          u8   1                        0  kind    u8   1 append, 2 create journal, 3 map journal,
-//!  1  leader           u64  node id                                  4 form cluster, 5 register node
-//!  9  leader_clock_us  i64                           1  length  u32  of the body
-//! 17  city_watermark   u64                           5  body
-//! 25  geo_watermark    u64
+//!  1  leader           u64  node id                                  4 form cluster, 5 register node,
+//!  9  leader_clock_us  i64                                            6 set regime
+//! 17  city_watermark   u64                           1  length  u32  of the body
+//! 25  geo_watermark    u64                           5  body
 //! 33  commands         u32 count, then the commands
 //!
 //! append          journal u8 length + name, class u8 (0 the journal's, 1 city, 2 geo), entries u32 count, client parts
@@ -17,6 +17,8 @@
 //! map journal     u8 length + name
 //! form cluster    cluster_id 16 bytes, groups u32
 //! register node   node_id u64, incarnation u64
+//! set regime      regime u8 (0 normal, 1 degraded), reason text16; if degraded: entries u64, seconds u64,
+//!                 currencies u16 count, each: code 3 bytes, amount u128
 //! ```
 
 use bytes::Bytes;
@@ -28,6 +30,9 @@ use tercet_proto::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_ENTRIES, RESERVED_JOUR
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1::{AppendRequest, DurabilityClass};
+
+use super::regime::{put_budget, put_text, read_budget, read_text};
+use crate::placement::{Budget, Class};
 
 /// Version of the proposal encoding.
 pub const PROPOSAL_VERSION: u8 = 1;
@@ -44,6 +49,7 @@ const KIND_CREATE_JOURNAL: u8 = 2;
 const KIND_MAP_JOURNAL: u8 = 3;
 const KIND_FORM_CLUSTER: u8 = 4;
 const KIND_REGISTER_NODE: u8 = 5;
+const KIND_SET_REGIME: u8 = 6;
 
 /// What a leader says once for all commands of a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +88,13 @@ pub enum Command {
         /// Its data directory's number.
         incarnation: u64,
     },
+    /// The regime record: whether class `geo` waits for every site.
+    SetRegime {
+        /// Why.
+        reason: String,
+        /// Acknowledge `geo` as `city` within this budget; none: wait for every site again.
+        degraded: Option<Budget>,
+    },
 }
 
 /// A validated command, encoded once.
@@ -90,6 +103,7 @@ pub struct PreparedCommand {
     bytes: Vec<u8>,
     journal: Option<String>,
     entry_count: usize,
+    asked: DurabilityClass,
 }
 
 impl PreparedCommand {
@@ -99,9 +113,11 @@ impl PreparedCommand {
     /// A journal's name or settings, or a number of groups, that cannot be.
     pub fn new(command: &Command) -> Result<Self, Refusal> {
         let mut bytes = Vec::with_capacity(128);
+        let mut asked = DurabilityClass::Unspecified;
         let journal = match command {
             Command::CreateJournal(settings) => {
                 check_journal_name(&settings.name, "name")?;
+                asked = settings.class;
                 frame(&mut bytes, KIND_CREATE_JOURNAL, |out| settings.encode(out))?;
                 Some(settings.name.clone())
             }
@@ -128,8 +144,18 @@ impl PreparedCommand {
                 })?;
                 None
             }
+            Command::SetRegime { reason, degraded } => {
+                frame(&mut bytes, KIND_SET_REGIME, |out| {
+                    out.push(u8::from(degraded.is_some()));
+                    put_text(out, reason);
+                    if let Some(budget) = degraded {
+                        put_budget(out, budget);
+                    }
+                })?;
+                None
+            }
         };
-        Ok(Self { bytes, journal, entry_count: 0 })
+        Ok(Self { bytes, journal, entry_count: 0, asked })
     }
 
     /// Validates and encodes a client's append: everything that can be said without the journal's state.
@@ -166,7 +192,9 @@ impl PreparedCommand {
         match fault {
             Some(refusal) => Err(refusal),
             None => {
-                Ok(Self { bytes, journal: Some(request.journal.clone()), entry_count: request.entries.len() })
+                let asked = request.durability_class();
+                let (journal, entry_count) = (Some(request.journal.clone()), request.entries.len());
+                Ok(Self { bytes, journal, entry_count, asked })
             }
         }
     }
@@ -175,6 +203,12 @@ impl PreparedCommand {
     #[must_use]
     pub fn journal(&self) -> Option<&str> {
         self.journal.as_deref()
+    }
+
+    /// The class that it must be placed as, in a journal with this default: never weaker than that.
+    #[must_use]
+    pub fn class(&self, default: Class) -> Class {
+        Class::of_request(self.asked, default)
     }
 
     /// How many entries it would append.
@@ -202,10 +236,7 @@ fn check_class(class: i32) -> Result<u8, Refusal> {
     match DurabilityClass::try_from(class) {
         Ok(DurabilityClass::Unspecified) => Ok(0),
         Ok(DurabilityClass::City) => Ok(1),
-        Ok(DurabilityClass::Geo) => {
-            let message = "class GEO is not offered by this version";
-            Err(Refusal::new(Reason::ClassUnimplemented, "durability_class", message))
-        }
+        Ok(DurabilityClass::Geo) => Ok(2),
         Err(_) => {
             let message = format!("{class} is no durability class");
             Err(Refusal::new(Reason::ClassInvalid, "durability_class", message))
@@ -412,6 +443,15 @@ impl<'a> CommandView<'a> {
             KIND_REGISTER_NODE => {
                 let node_id = reader.u64("node id")?;
                 Command::RegisterNode { node_id, incarnation: reader.u64("incarnation")? }
+            }
+            KIND_SET_REGIME => {
+                let (is_degraded, reason) = (reader.u8("regime")?, read_text(&mut reader)?);
+                let degraded = match is_degraded {
+                    0 => None,
+                    1 => Some(read_budget(&mut reader)?),
+                    _ => return Err(CanonicalError::Invalid { what: "regime" }),
+                };
+                Command::SetRegime { reason, degraded }
             }
             _ => return Err(CanonicalError::Invalid { what: "command" }),
         };

@@ -12,6 +12,7 @@ use tercet_proto::v1;
 use super::balances::{BalanceRow, Balances};
 use super::marks::Marks;
 use super::store::{self, LedgerError, VALUE_VERSION};
+use crate::placement::Class;
 
 /// The newest entry of a journal; seq 0 is the creation record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,12 @@ impl Journal {
     #[must_use]
     pub fn settings(&self) -> &JournalSettings {
         &self.creation.settings
+    }
+
+    /// Its default class: what is shown of it is placed like that.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        Class::from(self.creation.settings.class)
     }
 
     /// Its creation record.

@@ -189,6 +189,8 @@ pub struct StoredView<'p> {
     pub seq: u64,
     /// What the client supplied.
     pub entry: EntryView<'p>,
+    /// The class that its request asked for.
+    pub asked: v1::DurabilityClass,
     /// The leader's clock when it was recorded, microseconds since 1970.
     pub recorded_at_us: i64,
     /// SHA-256(client part || store part).
@@ -222,6 +224,7 @@ pub fn entries_of<'p>(mark: &Mark, payload: &'p [u8], journal: &str) -> Result<M
         commands: ProposalView::parse(payload)?.commands(),
         command: 0,
         entries: None,
+        asked: v1::DurabilityClass::Unspecified,
         entry: 0,
         done: 0,
         chain: mark.chain_before,
@@ -237,6 +240,8 @@ pub struct MarkEntries<'p> {
     command: u32,
     /// Of the command before it.
     entries: Option<Entries<'p>>,
+    /// The class that it asked for.
+    asked: v1::DurabilityClass,
     /// Number of the next entry of `entries`.
     entry: u32,
     done: u32,
@@ -261,6 +266,7 @@ impl<'p> MarkEntries<'p> {
                 CommandView::Append(append)
                     if append.journal() == self.journal && !self.mark.skips(self.command, WHOLE_COMMAND) =>
                 {
+                    self.asked = append.class();
                     Some(append.entries())
                 }
                 _ => None,
@@ -290,6 +296,7 @@ impl<'p> Iterator for MarkEntries<'p> {
         let entry_hash = entry.hasher().entry_hash(&store_part(seq, recorded_at_us));
         self.chain = chain(&self.chain, &entry_hash);
         self.done += 1;
-        Some(Ok(StoredView { seq, entry, recorded_at_us, entry_hash, chain_hash: self.chain }))
+        let (asked, chain_hash) = (self.asked, self.chain);
+        Some(Ok(StoredView { seq, entry, asked, recorded_at_us, entry_hash, chain_hash }))
     }
 }

@@ -16,6 +16,7 @@
 //! C  -                                             cluster id 16, groups u32                    (group 0)
 //! N  journal name                                  group u32                                    (group 0)
 //! R  node id u64                                   incarnation u64                              (group 0)
+//! G  -                                             the regime of the remote site (regime.rs); none: normal, nothing waits
 //! ```
 
 use tercet_proto::canonical::{CanonicalError, Reader};
@@ -30,6 +31,7 @@ pub(super) const TAG_MARK: u8 = b'P';
 pub(super) const TAG_CLUSTER: u8 = b'C';
 pub(super) const TAG_NAME: u8 = b'N';
 pub(super) const TAG_NODE: u8 = b'R';
+pub(super) const TAG_REGIME: u8 = b'G';
 
 /// Version byte of the values that have one.
 pub(super) const VALUE_VERSION: u8 = 1;

@@ -3,5 +3,6 @@
 mod apply;
 mod model;
 mod proposals;
+mod regime;
 mod restart;
 mod support;

@@ -16,6 +16,8 @@ use super::{Class, Voter, watermark};
 pub struct Acks {
     term: u64,
     by_node: BTreeMap<u64, u64>,
+    /// Number of the data directory that each node acknowledged from.
+    incarnations: BTreeMap<u64, u64>,
     city: u64,
     geo: u64,
 }
@@ -24,7 +26,13 @@ impl Acks {
     /// Starts a term: nobody has acknowledged anything, but everything up to the floors is known to be placed.
     #[must_use]
     pub const fn new(term: u64, city_floor: u64, geo_floor: u64) -> Self {
-        Self { term, by_node: BTreeMap::new(), city: city_floor, geo: geo_floor }
+        Self {
+            term,
+            by_node: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
+            city: city_floor,
+            geo: geo_floor,
+        }
     }
 
     /// The term that this node leads.
@@ -43,6 +51,13 @@ impl Acks {
         let news = index > *known;
         *known = index.max(*known);
         news
+    }
+
+    /// A node answers from this data directory; another one than before holds nothing of what the old one acknowledged.
+    pub fn meet(&mut self, node_id: u64, incarnation: u64) {
+        if self.incarnations.insert(node_id, incarnation).is_some_and(|before| before != incarnation) {
+            self.forget(node_id);
+        }
     }
 
     /// Forgets a node: its data directory is another one now.

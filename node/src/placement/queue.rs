@@ -75,6 +75,25 @@ impl<T> ReplyQueue<T> {
         self.len() == 0
     }
 
+    /// How many replies of a class wait.
+    #[must_use]
+    pub fn waiting(&self, class: Class) -> usize {
+        match class {
+            Class::City => self.city.len(),
+            Class::Geo => self.geo.len(),
+        }
+    }
+
+    /// The reply of a class that waits for the lowest index.
+    #[must_use]
+    pub fn first(&self, class: Class) -> Option<&T> {
+        let queue = match class {
+            Class::City => &self.city,
+            Class::Geo => &self.geo,
+        };
+        queue.first_key_value().map(|(_, reply)| reply)
+    }
+
     /// The lowest index that a reply of a class waits for.
     #[must_use]
     pub fn oldest(&self, class: Class) -> Option<u64> {

@@ -2,6 +2,7 @@
 
 mod leadership;
 mod properties;
+mod regimes;
 mod standing;
 mod tables;
 mod transcripts;

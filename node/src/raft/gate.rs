@@ -1,20 +1,30 @@
 //! The placement gate of one group: it stands behind commit and holds replies and reads until their entries are placed.
 //!
-//! Invariants: nothing is released before the watermark covers its index; on demotion every held reply is released as unknown;
-//! acknowledgements of another term count for nothing; the watermark never goes back, for what is placed stays committed.
+//! Invariants: nothing is released before the watermark of its class covers its index (`geo`: or that of `city`, while a regime
+//! record says so); on demotion every held reply is released as unknown; acknowledgements of another term, and those of a
+//! node's former data directory, count for nothing; a watermark never goes back, for what is placed stays committed; replies
+//! of class `geo` never hold those of class `city` back.
+//!
+//! | file | about |
+//! |---|---|
+//! | `contact` | who has answered and when: what can be reached, what the remote can prove |
 
-use std::collections::BTreeMap;
+mod contact;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tercet_proto::v1;
 use tercet_storage::SegmentLog;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::placement::{Acks, Class, ReplyQueue, Voter, holders, is_spare, reachable};
+use self::contact::Contacts;
+use super::proposer::Clock;
+use crate::placement::{Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, holders};
 
-/// A follower that has answered within this time, or has nothing to answer, is prompt.
-const PROMPT: Duration = Duration::from_millis(10);
+pub use self::contact::ProofPart;
 
 /// What a held reply learns when it is released.
 #[derive(Clone, Debug)]
@@ -28,16 +38,47 @@ pub enum Release {
 /// A reply that waits for its entries to be placed.
 pub type Held = Box<dyn FnOnce(Release) + Send>;
 
+/// A reply and since when it waits.
+struct Waiting {
+    held: Held,
+    since: Instant,
+}
+
+/// What this node knows as the leader of one term.
 struct Leading {
     term: u64,
-    since: Instant,
     acks: Acks,
-    contact: BTreeMap<u64, Instant>,
+    contacts: Contacts,
+    /// The last index of the log when this node began to lead: whatever former leaders have acknowledged is at or below it.
+    inherited: u64,
 }
 
 struct Inner {
     leading: Option<Leading>,
-    queue: ReplyQueue<Held>,
+    queue: ReplyQueue<Waiting>,
+    voters: Vec<Voter>,
+    /// The highest index that was acknowledged as class `geo` without being degraded.
+    geo_acked: u64,
+}
+
+/// What a gate is made with.
+pub struct GateParams {
+    /// This node.
+    pub node_id: u64,
+    /// The group.
+    pub group: u32,
+    /// The group's log.
+    pub log: SegmentLog,
+    /// Voters and where they stand.
+    pub voters: Vec<Voter>,
+    /// What is known to be placed.
+    pub floor: Watermarks,
+    /// A follower that has not answered for so long is out of contact.
+    pub contact_lost_after: Duration,
+    /// This node's UTC clock.
+    pub clock: Clock,
+    /// What class `geo` does without the remote site.
+    pub policy: Policy,
 }
 
 /// The gate of one group on one node.
@@ -45,32 +86,30 @@ pub struct Gate {
     node_id: u64,
     group: u32,
     log: SegmentLog,
-    voters: Vec<Voter>,
     contact_lost_after: Duration,
+    clock: Clock,
+    policy: Policy,
     inner: Mutex<Inner>,
-    /// The highest index that this node knows to be placed as class `city` demands.
-    placed: watch::Sender<u64>,
+    placed: watch::Sender<Placed>,
+    /// Whether a reply of class `geo` waits; read without the lock.
+    waits_for_geo: AtomicBool,
 }
 
 impl Gate {
-    /// A gate with `floor` known to be placed. A follower that has not answered for `contact_lost_after` is out of contact.
+    /// A gate with `floor` known to be placed.
     #[must_use]
-    pub fn new(
-        node_id: u64,
-        group: u32,
-        log: SegmentLog,
-        voters: Vec<Voter>,
-        floor: u64,
-        contact_lost_after: Duration,
-    ) -> Self {
+    pub fn new(params: GateParams) -> Self {
+        let GateParams { node_id, group, log, voters, floor, contact_lost_after, clock, policy } = params;
         Self {
             node_id,
             group,
             log,
-            voters,
             contact_lost_after,
-            inner: Mutex::new(Inner { leading: None, queue: ReplyQueue::new() }),
-            placed: watch::Sender::new(floor),
+            clock,
+            policy,
+            inner: Mutex::new(Inner { leading: None, queue: ReplyQueue::new(), voters, geo_acked: 0 }),
+            placed: watch::Sender::new(Placed::from_floor(floor)),
+            waits_for_geo: AtomicBool::new(false),
         }
     }
 
@@ -78,15 +117,27 @@ impl Gate {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The highest index known to be placed as class `city` demands.
+    /// What this node knows to be placed.
     #[must_use]
-    pub fn watermark(&self) -> u64 {
+    pub fn placed(&self) -> Placed {
         *self.placed.borrow()
     }
 
-    /// The watermark, followed.
-    pub fn watch(&self) -> watch::Receiver<u64> {
+    /// What is placed, followed.
+    pub fn watch(&self) -> watch::Receiver<Placed> {
         self.placed.subscribe()
+    }
+
+    /// Whether a reply waits for class `geo` now.
+    #[must_use]
+    pub fn waits_for_geo(&self) -> bool {
+        self.waits_for_geo.load(Ordering::Acquire)
+    }
+
+    /// The voters are others from now on.
+    pub fn set_voters(&self, voters: Vec<Voter>) {
+        self.inner().voters = voters;
+        self.advance();
     }
 
     /// This node leads `term`: acknowledgements start anew, from the floor that is known.
@@ -94,21 +145,22 @@ impl Gate {
         let mut inner = self.inner();
         let drained = self.lead_locked(&mut inner, term);
         drop(inner);
-        drained.into_iter().for_each(|held| held(Release::Demoted));
+        release_unknown(drained);
         self.local_flushed(self.log.state(self.group).durable_last.map_or(0, |point| point.index));
     }
 
-    fn lead_locked(&self, inner: &mut Inner, term: u64) -> Vec<Held> {
+    fn lead_locked(&self, inner: &mut Inner, term: u64) -> Vec<Waiting> {
         if inner.leading.as_ref().is_some_and(|leading| leading.term >= term) {
             return Vec::new();
         }
+        let floor = self.placed().known;
         inner.leading = Some(Leading {
             term,
-            since: Instant::now(),
-            acks: Acks::new(term, self.watermark(), 0),
-            contact: BTreeMap::new(),
+            acks: Acks::new(term, floor.city, floor.geo),
+            contacts: Contacts::new(Instant::now()),
+            inherited: self.log.state(self.group).last.map_or(0, |point| point.index),
         });
-        inner.queue.drain()
+        self.drain(inner)
     }
 
     /// This node does not lead any more.
@@ -116,17 +168,31 @@ impl Gate {
         let drained = {
             let mut inner = self.inner();
             inner.leading = None;
-            inner.queue.drain()
+            self.drain(&mut inner)
         };
-        drained.into_iter().for_each(|held| held(Release::Demoted));
+        release_unknown(drained);
     }
 
-    /// A follower has flushed everything up to `index` (nothing yet: `None`), matched in `term`.
-    pub fn acknowledged(&self, term: u64, node: u64, index: Option<u64>) {
+    fn drain(&self, inner: &mut Inner) -> Vec<Waiting> {
+        let drained = inner.queue.drain();
+        self.note_waiting(inner);
+        drained
+    }
+
+    fn note_waiting(&self, inner: &Inner) {
+        self.waits_for_geo.store(inner.queue.waiting(Class::Geo) > 0, Ordering::Release);
+    }
+
+    /// A follower has flushed everything up to `index` (nothing yet: `None`), matched in `term`, in the data directory of this
+    /// `incarnation` (0: it does not say).
+    pub fn acknowledged(&self, term: u64, node: u64, incarnation: u64, index: Option<u64>) {
         {
             let mut inner = self.inner();
             let Some(leading) = inner.leading.as_mut().filter(|leading| leading.term == term) else { return };
-            leading.contact.insert(node, Instant::now());
+            if incarnation != 0 {
+                leading.acks.meet(node, incarnation);
+            }
+            leading.contacts.answered(node, Instant::now(), (self.clock)(), index);
             let Some(index) = index else { return };
             leading.acks.acknowledge(term, node, index);
         }
@@ -144,113 +210,102 @@ impl Gate {
         self.advance();
     }
 
-    /// A leader says that everything up to `watermark` is placed.
-    pub fn learn(&self, watermark: u64) {
-        self.placed.send_if_modified(|placed| {
-            let higher = watermark > *placed;
-            *placed = watermark.max(*placed);
-            higher
-        });
+    /// A leader, or a proposal of one, says that everything up to these is placed.
+    pub fn learn(&self, floor: Watermarks) {
+        self.placed.send_if_modified(|placed| placed.learn(floor));
+    }
+
+    /// The applied log says that `geo` is acknowledged as `city` since the record at this index; none: that it is not.
+    pub fn set_degraded(&self, since: Option<u64>) {
+        if self.placed.send_if_modified(|placed| placed.set_degraded(since)) {
+            self.advance();
+        }
     }
 
     fn advance(&self) {
         let released = {
             let mut inner = self.inner();
-            let Inner { leading, queue } = &mut *inner;
+            let Inner { leading, queue, voters, geo_acked } = &mut *inner;
             let Some(leading) = leading.as_mut() else { return };
             let term = leading.term;
             let own_term = |index| self.log.point(self.group, index).is_some_and(|point| point.term == term);
-            let watermark = leading.acks.watermark(Class::City, &self.voters, own_term);
-            self.learn(watermark);
-            let released = queue.release(Class::City, watermark);
+            self.learn(Watermarks {
+                city: leading.acks.watermark(Class::City, voters, own_term),
+                geo: leading.acks.watermark(Class::Geo, voters, own_term),
+            });
+            let placed = self.placed();
+            let mut released = Vec::new();
+            for class in Class::ALL {
+                for (index, waiting) in queue.release(class, placed.shown.of(class)) {
+                    let attestation = attest(voters, &leading.acks, placed, class, index);
+                    if class == Class::Geo && !attestation.degraded {
+                        *geo_acked = index.max(*geo_acked);
+                    }
+                    released.push((attestation, waiting));
+                }
+            }
+            if !released.is_empty() {
+                self.note_waiting(&inner);
+            }
             released
-                .into_iter()
-                .map(|(index, held)| (self.attest(&leading.acks, index), held))
-                .collect::<Vec<_>>()
         };
-        released.into_iter().for_each(|(attestation, held)| held(Release::Placed(attestation)));
+        released.into_iter().for_each(|(attestation, waiting)| (waiting.held)(Release::Placed(attestation)));
     }
 
-    fn attest(&self, acks: &Acks, index: u64) -> v1::Attestation {
-        v1::Attestation {
-            zones: holders(&self.voters, acks.by_node(), index),
-            durability_class: v1::DurabilityClass::City.into(),
-            degraded: false,
-        }
-    }
-
-    /// Holds a reply until `index`, proposed or read in `term`, is placed.
-    pub fn hold(&self, term: u64, index: u64, held: Held) {
+    /// Holds a reply until `index`, proposed or read in `term`, is placed as `class` demands.
+    pub fn hold(&self, term: u64, index: u64, class: Class, held: Held) {
+        let waiting = Waiting { held, since: Instant::now() };
         let mut inner = self.inner();
         // The group's watcher may not have told the gate of a new term yet; whoever applied its own proposal leads it.
         let drained = self.lead_locked(&mut inner, term);
         let ours = inner.leading.as_ref().is_some_and(|leading| leading.term == term);
         let now = if ours {
-            inner.queue.push(index, Class::City, held);
+            inner.queue.push(index, class, waiting);
+            self.note_waiting(&inner);
             None
         } else {
-            Some(held)
+            Some(waiting)
         };
         drop(inner);
-        drained.into_iter().chain(now).for_each(|held| held(Release::Demoted));
+        release_unknown(drained.into_iter().chain(now));
         self.advance();
     }
 
-    /// Whether class `city` can be reached with the nodes that are in contact.
-    ///
-    /// # Errors
-    /// What is missing, for PLACEMENT_UNREACHABLE.
-    pub fn reachable(&self) -> Result<(), String> {
-        let inner = self.inner();
-        let Some(leading) = &inner.leading else { return Ok(()) };
-        // A new leader has heard of nobody yet.
-        if leading.since.elapsed() < self.contact_lost_after {
-            return Ok(());
-        }
-        let fresh =
-            |node: &u64| leading.contact.get(node).is_some_and(|at| at.elapsed() < self.contact_lost_after);
-        let in_contact = self
-            .voters
-            .iter()
-            .map(|voter| voter.node_id)
-            .filter(|node| *node == self.node_id || fresh(node))
-            .collect();
-        reachable(Class::City, &self.voters, &in_contact)
+    /// For how long the oldest reply of class `geo` has waited.
+    #[must_use]
+    pub fn oldest_geo_wait(&self) -> Option<Duration> {
+        self.inner().queue.first(Class::Geo).map(|waiting| waiting.since.elapsed())
     }
 
-    /// Whether appends reach class `city` without this follower's answer, by others that answer promptly.
+    /// Whatever former leaders have acknowledged is at or below this index. None on a follower.
     #[must_use]
-    pub fn is_spare(&self, target: u64) -> bool {
-        let inner = self.inner();
-        let Some(leading) = &inner.leading else { return false };
-        let acked = |node: u64| leading.acks.by_node().get(&node).copied().unwrap_or(0);
-        let own = acked(self.node_id);
-        let answered = |node: u64| leading.contact.get(&node).is_some_and(|at| at.elapsed() < PROMPT);
-        is_spare(&self.voters, self.node_id, target, |node| acked(node) >= own || answered(node))
+    pub fn inherited(&self) -> Option<u64> {
+        self.inner().leading.as_ref().map(|leading| leading.inherited)
     }
 
-    /// What the leader knows of each voter: (node, matched index, time since the last answer). Empty on a follower.
+    /// What class `geo` does without the remote site.
     #[must_use]
-    pub fn replicas(&self) -> Vec<(u64, u64, Option<Duration>)> {
-        let inner = self.inner();
-        let Some(leading) = &inner.leading else { return Vec::new() };
-        self.voters
-            .iter()
-            .map(|voter| {
-                let matched = leading.acks.by_node().get(&voter.node_id).copied().unwrap_or(0);
-                let contact = leading.contact.get(&voter.node_id).map(Instant::elapsed);
-                (
-                    voter.node_id,
-                    matched,
-                    contact.or((voter.node_id == self.node_id).then_some(Duration::ZERO)),
-                )
-            })
-            .collect()
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
     }
 
-    /// Replies that wait now.
+    /// Replies of a class that wait now.
     #[must_use]
-    pub fn held(&self) -> usize {
-        self.inner().queue.len()
+    pub fn held(&self, class: Class) -> usize {
+        self.inner().queue.waiting(class)
+    }
+}
+
+fn release_unknown(drained: impl IntoIterator<Item = Waiting>) {
+    drained.into_iter().for_each(|waiting| (waiting.held)(Release::Demoted));
+}
+
+/// What is known of an index' placement when a reply of `asked` is released.
+fn attest(voters: &[Voter], acks: &Acks, placed: Placed, asked: Class, index: u64) -> v1::Attestation {
+    let reached = if index <= placed.known.geo { Class::Geo } else { Class::City };
+    v1::Attestation {
+        zones: holders(voters, acks.by_node(), index),
+        durability_class: v1::DurabilityClass::from(reached).into(),
+        degraded: reached < asked,
     }
 }

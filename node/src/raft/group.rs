@@ -5,11 +5,15 @@
 
 mod leadership;
 mod peer;
+mod placed;
+mod proof;
+mod reach;
 mod read;
+mod regime;
 mod standing;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -25,10 +29,11 @@ use tokio::sync::watch;
 
 pub use leadership::Leadership;
 pub use read::NoReadPoint;
+pub use regime::RegimeNote;
 use standing::Contact;
 
 use super::codec::{decode_vote, from_point};
-use super::gate::Gate;
+use super::gate::{Gate, GateParams};
 use super::log_store::LogStore;
 use super::network::NetworkFactory;
 use super::network::peers::Peers;
@@ -37,7 +42,8 @@ use super::state_machine::{GroupState, StateMachine};
 use super::types::{LogId, Raft};
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError, PreparedCommand};
-use crate::placement::{Rival, Voter};
+use crate::placement::{Lag, Policy, Rival, Voter, Watermarks};
+use crate::proof::{Proof, ProofGate, ProofSink};
 use crate::room::DiskRoom;
 
 /// Entries in one append request at most; bytes are bounded by the log store.
@@ -56,6 +62,8 @@ pub struct GroupParams {
     pub group: u32,
     /// This node.
     pub node_id: u64,
+    /// The number of its data directory.
+    pub incarnation: u64,
     /// The node's log.
     pub log: SegmentLog,
     /// The group's index.
@@ -70,12 +78,16 @@ pub struct GroupParams {
     pub rivals: Vec<Rival>,
     /// Heartbeats and elections.
     pub timing: Timing,
+    /// What class `geo` does without the remote site.
+    pub geo_policy: Policy,
     /// The leader's clock for `recorded_at`.
     pub clock: Clock,
     /// The cluster's name.
     pub cluster_name: String,
     /// Whether the disk has room for entries.
     pub room: Arc<DiskRoom>,
+    /// Where tuples of leaders in other sites are kept.
+    pub proofs: Arc<dyn ProofSink>,
 }
 
 /// Why a group does not start.
@@ -108,6 +120,13 @@ pub struct Group {
     proposer: Proposer,
     leadership: watch::Sender<Leadership>,
     contact: Contact,
+    regime: Arc<watch::Sender<RegimeNote>>,
+    /// When which index was in the log first, while this node leads.
+    lag: Mutex<Lag>,
+    began: tokio::time::Instant,
+    proof_gate: Mutex<ProofGate>,
+    /// The newest tuple that may be kept.
+    proof: watch::Sender<Option<Proof>>,
     recovered: watch::Sender<bool>,
     /// Set once, when Raft has stopped.
     stopped: watch::Sender<Option<String>>,
@@ -166,14 +185,27 @@ impl Group {
             .await
             .map_err(|error| GroupError::Raft { group, why: error.to_string() })?
             .map_err(|source| GroupError::State { group, source })?;
-        let floor = state.ledger().city_watermark();
         let held = params.log.state(group);
         // Nothing had been applied here that could be missed.
         let is_new = held.last.is_none() && held.vote.is_none();
         let lost_after = Duration::from_millis(params.timing.election_max_ms.saturating_mul(3));
-        let gate =
-            Gate::new(params.node_id, group, params.log.clone(), params.voters.clone(), floor, lost_after);
-        let gate = Arc::new(gate);
+        let gate = Arc::new(Gate::new(GateParams {
+            node_id: params.node_id,
+            group,
+            log: params.log.clone(),
+            voters: params.voters.clone(),
+            floor: Watermarks::default(),
+            contact_lost_after: lost_after,
+            clock: params.clock.clone(),
+            policy: params.geo_policy.clone(),
+        }));
+        let regime = Arc::new(watch::Sender::new(RegimeNote::default()));
+        let (told, regime_told) = (gate.clone(), regime.clone());
+        state.observe(move |ledger| {
+            told.learn(Watermarks { city: ledger.city_watermark(), geo: ledger.geo_watermark() });
+            told.set_degraded(ledger.regime().degraded().map(|degraded| degraded.since_index));
+            regime_told.send_if_modified(|known| known.follow(ledger));
+        });
         let flush_gate = gate.clone();
         let on_flush = Arc::new(move |index| {
             flushed_tx.send_replace(index);
@@ -187,8 +219,10 @@ impl Group {
         let raft = Raft::new(params.node_id, config, network, store, machine)
             .await
             .map_err(|error| raft_error(error.to_string()))?;
-        let proposer = Proposer::start(params.node_id, raft.clone(), gate.clone(), params.clock.clone());
+        let proposer =
+            Proposer::start(params.node_id, raft.clone(), state.clone(), gate.clone(), params.clock.clone());
         let leadership = watch::Sender::new(Leadership::default());
+        let proofs = params.proofs.clone();
         let this = Arc::new(Self {
             params,
             raft,
@@ -197,12 +231,19 @@ impl Group {
             proposer,
             leadership,
             contact: Contact::new(),
+            regime,
+            lag: Mutex::default(),
+            began: tokio::time::Instant::now(),
+            proof_gate: Mutex::new(ProofGate::new(proofs.kept(group))),
+            proof: watch::Sender::new(None),
             recovered: watch::Sender::new(is_new),
             stopped: watch::Sender::new(None),
         });
         this.clone().follow_leadership();
         this.clone().stand_when_needed();
         this.clone().follow_recovery();
+        this.clone().follow_regime();
+        this.clone().follow_proof(proofs);
         Ok(this)
     }
 
@@ -229,15 +270,14 @@ impl Group {
         self.proposer.propose(command).await
     }
 
-    /// Whether entries can be proposed: there is room on this node's disk, and class `city` can be reached now.
+    /// Whether a command can be proposed: there is room on this node's disk, and its class can be reached now.
     ///
     /// # Errors
     /// DISK_FULL; PLACEMENT_UNREACHABLE, with what is missing.
-    pub fn ensure_appendable(&self) -> Result<(), Refusal> {
+    pub fn ensure_appendable(&self, command: &PreparedCommand) -> Result<(), Refusal> {
         self.params.room.ensure()?;
-        self.gate
-            .reachable()
-            .map_err(|why| Refusal::new(Reason::PlacementUnreachable, "durability_class", why))
+        let class = self.state.ledger().class_of(command);
+        self.ensure_reachable(class)
     }
 
     /// The payload of a proposal, from the log; none if the log does not hold it.
@@ -327,8 +367,13 @@ impl Group {
         // Right after the start openraft's metrics do not know the vote yet.
         let voted = log.vote.as_ref().and_then(|bytes| decode_vote(bytes).ok());
         let voted = voted.map_or(0, |vote| vote.leader_id.term);
+        let classes = self.class_statuses();
         let ledger = self.state.ledger();
+        let placed = self.gate.placed().known;
         v1::GroupStatus {
+            classes,
+            losses: Vec::new(),
+            geo_regime: self.gate.policy().as_str().into(),
             group: self.params.group,
             role: role.into(),
             term: metrics.current_term.max(voted),
@@ -338,7 +383,8 @@ impl Group {
             flushed_index: log.durable_last.map_or(0, |point| point.index),
             committed_index: index_of(metrics.local_committed.max(log.committed.map(from_point))),
             applied_index: index_of(metrics.last_applied),
-            city_watermark: self.gate.watermark(),
+            city_watermark: placed.city,
+            geo_watermark: placed.geo,
             replicas: self
                 .gate
                 .replicas()

@@ -102,13 +102,30 @@ impl Network {
         rpc: AppendEntriesRequest<TypeConfig>,
     ) -> Result<v1::PeerAppendRequest, CodecError> {
         let entries: Result<Vec<_>, _> = rpc.entries.into_iter().map(entry_to_wire).collect();
+        let placed = self.gate.placed().known;
         Ok(v1::PeerAppendRequest {
             header: Some(self.peers.header(self.target, self.group)),
             vote: Some(vote_to_wire(&rpc.vote)),
             prev: log_id_to_wire(rpc.prev_log_id.as_ref()),
             entries: entries?,
             committed: log_id_to_wire(rpc.leader_commit.as_ref()),
-            city_watermark: self.gate.watermark(),
+            city_watermark: placed.city,
+            geo_watermark: placed.geo,
+            proof: self.proof(),
+        })
+    }
+
+    /// What a node in another site needs to prove something after this one's loss.
+    fn proof(&self) -> Option<v1::PeerProof> {
+        let part = self.gate.proof_for(self.target)?;
+        Some(v1::PeerProof {
+            quorum_us: part.quorum_us,
+            echoed_index: part.echoed.0,
+            echoed_us: part.echoed.1,
+            geo_acked: part.geo_acked,
+            adaptive: part.adaptive,
+            degrade_after_ms: part.degrade_after_ms,
+            degraded_since: part.degraded_since.unwrap_or(0),
         })
     }
 

@@ -15,8 +15,10 @@ use tercet_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
 use super::gate::{Gate, Release};
+use super::state_machine::GroupState;
 use super::types::{Applied, Proposal, Raft, TypeConfig, term_of};
 use crate::ledger::{Outcome, PreparedCommand, ProposalBuilder, ProposalHeader};
+use crate::placement::Class;
 
 /// A proposal is closed when it holds this many bytes.
 const PROPOSAL_BYTES_MAX: usize = 1 << 20;
@@ -59,9 +61,9 @@ pub struct Proposer {
 impl Proposer {
     /// Starts the proposer of a group; its task ends with the last handle.
     #[must_use]
-    pub fn start(node_id: u64, raft: Raft, gate: Arc<Gate>, clock: Clock) -> Self {
+    pub fn start(node_id: u64, raft: Raft, state: Arc<GroupState>, gate: Arc<Gate>, clock: Clock) -> Self {
         let (requests, queue) = mpsc::unbounded_channel();
-        tokio::spawn(Task { node_id, raft, gate, clock }.run(queue));
+        tokio::spawn(Task { node_id, raft, state, gate, clock }.run(queue));
         Self { requests }
     }
 
@@ -78,6 +80,7 @@ impl Proposer {
 struct Task {
     node_id: u64,
     raft: Raft,
+    state: Arc<GroupState>,
     gate: Arc<Gate>,
     clock: Clock,
 }
@@ -103,30 +106,31 @@ impl Task {
         first: Request,
         queue: &mut mpsc::UnboundedReceiver<Request>,
     ) -> impl Future<Output = ()> + Send + 'static {
+        let placed = self.gate.placed().known;
         let mut builder = ProposalBuilder::new(ProposalHeader {
             leader: self.node_id,
             leader_clock_us: (self.clock)(),
-            city_watermark: self.gate.watermark(),
-            geo_watermark: 0,
+            city_watermark: placed.city,
+            geo_watermark: placed.geo,
         });
-        let mut replies = Vec::new();
+        let mut requests = Vec::new();
         let mut next = Some(first);
         while let Some(request) = next {
             builder.push_prepared(&request.command);
-            replies.push(request.reply);
+            requests.push(request);
             next = if builder.len_bytes() < PROPOSAL_BYTES_MAX { queue.try_recv().ok() } else { None };
         }
         let proposal = Proposal(builder.finish());
-        let (raft, gate) = (self.raft.clone(), self.gate.clone());
+        let (raft, state, gate) = (self.raft.clone(), self.state.clone(), self.gate.clone());
         async move {
+            let answer_all = |requests: Vec<Request>, with: &dyn Fn() -> Proposed| {
+                // A client that has gone does not hear of it.
+                requests.into_iter().for_each(|request| drop(request.reply.send(with())));
+            };
             match write(&raft, proposal).await {
-                Ok((term, index, applied)) => hand_over(&gate, term, index, applied, replies),
-                Err(NotDone::NotLeader(leader)) => {
-                    replies.into_iter().for_each(|reply| drop(reply.send(Proposed::NotLeader(leader))));
-                }
-                Err(NotDone::Unknown(why)) => {
-                    replies.into_iter().for_each(|reply| drop(reply.send(Proposed::Unknown(why.clone()))));
-                }
+                Ok((term, index, applied)) => hand_over(&state, &gate, (term, index), applied, requests),
+                Err(NotDone::NotLeader(leader)) => answer_all(requests, &|| Proposed::NotLeader(leader)),
+                Err(NotDone::Unknown(why)) => answer_all(requests, &|| Proposed::Unknown(why.clone())),
             }
         }
     }
@@ -165,27 +169,42 @@ fn lease_expired(forward: &ForwardToLeader<TypeConfig>) -> bool {
     forward.reason == ForwardReason::LeaseExpired
 }
 
-/// Gives each request's outcome to the gate.
-fn hand_over(gate: &Gate, term: u64, index: u64, applied: Applied, replies: Vec<oneshot::Sender<Proposed>>) {
-    let pairs: Vec<_> = applied.outcomes.into_iter().zip(replies).collect();
-    gate.hold(
-        term,
-        index,
-        Box::new(move |release| {
-            for (outcome, reply) in pairs {
-                let proposed = match &release {
-                    Release::Placed(attestation) => {
-                        Proposed::Done { outcome, attestation: attestation.clone() }
-                    }
-                    Release::Demoted => Proposed::Unknown(
-                        "leadership was lost before the entry was known to be placed".into(),
-                    ),
-                };
-                // A client that has gone does not hear of it; its key finds the entry.
-                drop(reply.send(proposed));
+/// Gives each request's outcome to the gate, under the class that its journal and the request demand.
+fn hand_over(
+    state: &GroupState,
+    gate: &Gate,
+    (term, index): (u64, u64),
+    applied: Applied,
+    requests: Vec<Request>,
+) {
+    let (mut city, mut geo) = (Vec::new(), Vec::new());
+    {
+        let ledger = state.ledger();
+        for (outcome, request) in applied.outcomes.into_iter().zip(requests) {
+            match ledger.class_of(&request.command) {
+                Class::City => city.push((outcome, request.reply)),
+                Class::Geo => geo.push((outcome, request.reply)),
             }
-        }),
-    );
+        }
+    }
+    for (class, pairs) in [(Class::City, city), (Class::Geo, geo)] {
+        if !pairs.is_empty() {
+            gate.hold(term, index, class, Box::new(move |release| answer(pairs, &release)));
+        }
+    }
+}
+
+fn answer(pairs: Vec<(Outcome, oneshot::Sender<Proposed>)>, release: &Release) {
+    for (outcome, reply) in pairs {
+        let proposed = match release {
+            Release::Placed(attestation) => Proposed::Done { outcome, attestation: attestation.clone() },
+            Release::Demoted => {
+                Proposed::Unknown("leadership was lost before the entry was known to be placed".into())
+            }
+        };
+        // A client that has gone does not hear of it; its key finds the entry.
+        drop(reply.send(proposed));
+    }
 }
 
 /// Whether a read-index error names another leader, and which.

@@ -4,7 +4,7 @@
 //! (openraft may apply before the local flush); what the index holds can always be rebuilt from the log.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -36,7 +36,11 @@ pub struct GroupState {
     /// Held while a checkpoint is written: one at a time.
     checkpointing: Mutex<()>,
     current: Mutex<Option<Snapshot>>,
+    /// Sees the ledger after each proposal that was applied, before anybody is answered.
+    on_applied: OnceLock<OnApplied>,
 }
+
+type OnApplied = Box<dyn Fn(&Ledger) + Send + Sync>;
 
 fn membership_key(group: u32) -> Vec<u8> {
     [b"raft-membership/".as_slice(), &group.to_be_bytes()].concat()
@@ -74,7 +78,21 @@ impl GroupState {
             flushed,
             checkpointing: Mutex::new(()),
             current: Mutex::new(None),
+            on_applied: OnceLock::new(),
         }))
+    }
+
+    /// Shows the ledger to `observe`: now, and after each proposal that is applied, before anybody is answered. Once only.
+    pub fn observe(&self, observe: impl Fn(&Ledger) + Send + Sync + 'static) {
+        observe(&self.ledger());
+        // A second observer is a mistake of ours; it would see nothing.
+        drop(self.on_applied.set(Box::new(observe)));
+    }
+
+    fn show(&self, ledger: &Ledger) {
+        if let Some(observe) = self.on_applied.get() {
+            observe(ledger);
+        }
     }
 
     /// The ledger, to read. Never hold it across an await.
@@ -194,6 +212,7 @@ impl GroupState {
         let restored =
             Ledger::restore(self.group, Arc::new(SledKeys(self.index.clone()))).map_err(invalid)?;
         let applied = restored.applied().map_or(0, |(_, index)| index);
+        self.show(&restored);
         *self.ledger_mut() = restored;
         *self.membership() = meta.last_membership.clone();
         self.applied.send_replace(applied);
@@ -205,11 +224,12 @@ impl GroupState {
     fn apply_entry(&self, id: &LogId, payload: EntryPayload<Proposal, u64, ()>) -> io::Result<Applied> {
         let (term, index) = (term_of(id), id.index);
         match payload {
-            EntryPayload::Normal(Proposal(bytes)) => self
-                .ledger_mut()
-                .apply(term, index, &bytes)
-                .map(|outcomes| Applied { outcomes })
-                .map_err(invalid),
+            EntryPayload::Normal(Proposal(bytes)) => {
+                let mut ledger = self.ledger_mut();
+                let outcomes = ledger.apply(term, index, &bytes).map_err(invalid)?;
+                self.show(&ledger);
+                Ok(Applied { outcomes })
+            }
             EntryPayload::Blank => {
                 self.ledger_mut().apply_other(term, index).map_err(invalid)?;
                 Ok(Applied::default())

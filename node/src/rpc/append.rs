@@ -16,6 +16,7 @@ use super::route::{Effect, Local, REQUEST_TIMEOUT, route};
 use super::{Caller, refuse};
 use crate::ledger::{Command, EntryOutcome, Outcome, PreparedCommand, prepare};
 use crate::node::Node;
+use crate::placement::Class;
 use crate::raft::group::{Group, NoReadPoint};
 use crate::raft::proposer::Proposed;
 use crate::reader::{Reader, journal_not_found};
@@ -55,6 +56,9 @@ async fn admitted_append(
     let prepared = Arc::new(prepare(&request).map_err(refuse)?);
     let _permit = node.admission.admit(prepared.len_bytes()).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.journal).await?;
+    let is_geo = group.state().ledger().class_of(&prepared) == Class::Geo;
+    let _share =
+        is_geo.then(|| node.admission.admit_geo(prepared.len_bytes())).transpose().map_err(refuse)?;
     let local = || append_here(&group, &request, prepared.clone());
     route(node, &group, caller.hops, Effect::Writes, &request, local, |mut client, message| async move {
         client.append(message).await
@@ -67,12 +71,12 @@ async fn append_here(
     request: &v1::AppendRequest,
     prepared: Arc<PreparedCommand>,
 ) -> Local<v1::AppendResponse> {
-    if let Err(refusal) = group.ensure_appendable() {
+    if let Err(refusal) = group.ensure_appendable(&prepared) {
         return Local::Refused(refusal);
     }
     match group.propose(prepared).await {
-        Proposed::Done { outcome: Outcome::Appended { entries, .. }, attestation } => {
-            match receipts(group, request, &entries, &attestation) {
+        Proposed::Done { outcome: Outcome::Appended { entries, class, .. }, attestation } => {
+            match receipts(group, request, (&entries, class), &attestation).await {
                 Ok(receipts) => Local::Done(v1::AppendResponse { receipts }),
                 Err(refusal) => Local::Refused(refusal),
             }
@@ -99,45 +103,53 @@ fn not_done<T>(proposed: Proposed) -> Local<T> {
     }
 }
 
-fn receipts(
+/// The receipts of a request that was held until it was placed as `class` demands.
+async fn receipts(
     group: &Group,
     request: &v1::AppendRequest,
-    outcomes: &[EntryOutcome],
+    (outcomes, class): (&[EntryOutcome], Class),
     attestation: &v1::Attestation,
 ) -> Result<Vec<v1::Receipt>, Refusal> {
-    let reader = Reader::new(group, &request.journal);
-    let pairs = request.entries.iter().zip(outcomes);
-    pairs
-        .map(|(entry, outcome)| {
-            let receipt = match outcome {
-                EntryOutcome::New { seq, entry_hash, chain_hash, recorded_at_us } => v1::Receipt {
-                    seq: *seq,
-                    entry_hash: entry_hash.to_vec().into(),
-                    chain_hash: chain_hash.to_vec().into(),
-                    recorded_at_us: *recorded_at_us,
-                    replayed: false,
-                    ..Default::default()
-                },
-                EntryOutcome::Replayed { seq } => {
-                    let stored = reader.entry(*seq)?;
-                    v1::Receipt {
-                        seq: *seq,
-                        entry_hash: stored.entry_hash,
-                        chain_hash: stored.chain_hash,
-                        recorded_at_us: stored.recorded_at_us,
-                        replayed: true,
-                        ..Default::default()
-                    }
-                }
-            };
-            Ok(v1::Receipt {
-                journal: request.journal.clone(),
-                key: entry.key.clone(),
-                attestation: Some(attestation.clone()),
-                ..receipt
-            })
-        })
-        .collect()
+    let mut receipts = Vec::with_capacity(outcomes.len());
+    for (entry, outcome) in request.entries.iter().zip(outcomes) {
+        let receipt = match outcome {
+            EntryOutcome::New { seq, entry_hash, chain_hash, recorded_at_us } => v1::Receipt {
+                seq: *seq,
+                entry_hash: entry_hash.to_vec().into(),
+                chain_hash: chain_hash.to_vec().into(),
+                recorded_at_us: *recorded_at_us,
+                replayed: false,
+                ..Default::default()
+            },
+            EntryOutcome::Replayed { seq } => replayed(group, &request.journal, *seq, class).await?,
+        };
+        receipts.push(v1::Receipt {
+            journal: request.journal.clone(),
+            key: entry.key.clone(),
+            attestation: Some(attestation.clone()),
+            ..receipt
+        });
+    }
+    Ok(receipts)
+}
+
+/// The receipt of an entry that was there already. The stronger of its own class and the request's has to be reached; the
+/// request's has been.
+async fn replayed(group: &Group, journal: &str, seq: u64, reached: Class) -> Result<v1::Receipt, Refusal> {
+    let original = Reader::new(group, journal).original(seq)?;
+    let class = Class::of_request(original.asked, group.class_of_journal(journal));
+    if class > reached {
+        let placed = group.wait_placed(class, original.log_index, REQUEST_TIMEOUT).await;
+        placed.map_err(|refusal| Refusal::new(Reason::OutcomeUnknown, "", refusal.message))?;
+    }
+    Ok(v1::Receipt {
+        seq,
+        entry_hash: original.stored.entry_hash,
+        chain_hash: original.stored.chain_hash,
+        recorded_at_us: original.stored.recorded_at_us,
+        replayed: true,
+        ..Default::default()
+    })
 }
 
 /// The group that keeps a journal. With several groups, group 0 knows, and a node that has not heard of a journal asks the
@@ -157,7 +169,7 @@ pub async fn group_of_journal(node: &Node, caller: Caller, journal: &str) -> Res
     let request =
         v1::GetJournalRequest { name: journal.to_owned(), consistency: v1::Consistency::Linearizable.into() };
     let local = || async {
-        match zero.linearizable_point(REQUEST_TIMEOUT).await {
+        match zero.linearizable_point(None, REQUEST_TIMEOUT).await {
             Ok(_) => known().map_or_else(|| Local::Refused(journal_not_found(journal)), Local::Done),
             Err(NoReadPoint::NotLeader(_)) => Local::NotLeader,
             Err(NoReadPoint::Refused(refusal)) => Local::Refused(refusal),
@@ -227,7 +239,7 @@ async fn map_here(zero: &Group, map: Arc<PreparedCommand>) -> Local<u32> {
 }
 
 async fn create_here(group: &Group, name: &str, create: Arc<PreparedCommand>) -> Local<v1::Journal> {
-    if let Err(refusal) = group.ensure_appendable() {
+    if let Err(refusal) = group.ensure_appendable(&create) {
         return Local::Refused(refusal);
     }
     match group.propose(create).await {

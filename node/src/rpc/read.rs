@@ -18,8 +18,9 @@ use tonic::{Request, Status};
 use super::append::group_of_journal;
 use super::route::{Effect, Local, REQUEST_TIMEOUT, route};
 use super::{Caller, refuse};
-use crate::ledger::{BalanceRow, Totals};
+use crate::ledger::{BalanceRow, Head, Ledger, Totals};
 use crate::node::Node;
+use crate::placement::{Class, Watermarks};
 use crate::raft::group::{Group, NoReadPoint};
 use crate::reader::{Reader, journal_not_found};
 
@@ -42,8 +43,8 @@ pub fn consistency(value: i32) -> Result<v1::Consistency, Refusal> {
     })
 }
 
-/// The point of the log up to which a local read may show.
-fn local_point(group: &Group) -> Result<u64, Refusal> {
+/// Up to where a local read may show each class.
+fn local_point(group: &Group) -> Result<Watermarks, Refusal> {
     if !group.is_recovered() {
         return Err(Refusal::new(
             Reason::Recovering,
@@ -54,14 +55,21 @@ fn local_point(group: &Group) -> Result<u64, Refusal> {
     Ok(group.visible())
 }
 
+/// What is asked of whom, and how.
+struct Asked<'a, M> {
+    caller: Caller,
+    group: &'a Group,
+    /// None: of many.
+    journal: Option<&'a str>,
+    wanted: v1::Consistency,
+    message: &'a M,
+}
+
 /// Runs `show` at a point of the log that the consistency allows, here or at the leader.
 async fn read_at<M, T, F, FF>(
     node: &Node,
-    caller: Caller,
-    group: &Group,
-    wanted: v1::Consistency,
-    message: &M,
-    show: impl Fn(u64) -> Result<T, Refusal>,
+    asked: Asked<'_, M>,
+    show: impl Fn(Watermarks) -> Result<T, Refusal>,
     forward: F,
 ) -> Result<T, Status>
 where
@@ -69,12 +77,13 @@ where
     F: Fn(tercet_proto::v1::ledger_client::LedgerClient<tonic::transport::Channel>, Request<M>) -> FF,
     FF: Future<Output = Result<tonic::Response<T>, Status>>,
 {
+    let Asked { caller, group, journal, wanted, message } = asked;
     if wanted == v1::Consistency::Local {
         return local_point(group).and_then(show).map_err(refuse);
     }
     let show = &show;
     let local = || async move {
-        match group.linearizable_point(REQUEST_TIMEOUT).await {
+        match group.linearizable_point(journal, REQUEST_TIMEOUT).await {
             Ok(point) => match show(point) {
                 Ok(shown) => Local::Done(shown),
                 Err(refusal) => Local::Refused(refusal),
@@ -87,11 +96,18 @@ where
 }
 
 /// A journal with the head that may be shown at `point`.
-fn show_journal(group: &Group, name: &str, point: u64) -> Result<v1::Journal, Refusal> {
+fn show_journal(group: &Group, name: &str, point: Watermarks) -> Result<v1::Journal, Refusal> {
     let ledger = group.state().ledger();
+    let head = head_at(&ledger, name, point)?;
     let journal = ledger.journal(name).ok_or_else(|| journal_not_found(name))?;
-    let head = ledger.head_at(name, point).map_err(internal)?.ok_or_else(|| journal_not_found(name))?;
     Ok(journal.to_proto(head))
+}
+
+/// The head of a journal that may be shown at `point`.
+fn head_at(ledger: &Ledger, name: &str, point: Watermarks) -> Result<Head, Refusal> {
+    let journal = ledger.journal(name).ok_or_else(|| journal_not_found(name))?;
+    let head = ledger.head_at(name, point.of(journal.class())).map_err(internal)?;
+    head.ok_or_else(|| journal_not_found(name))
 }
 
 fn internal(why: impl std::fmt::Display) -> Refusal {
@@ -110,10 +126,8 @@ pub async fn get_journal(
     let wanted = consistency(request.consistency).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.name).await?;
     let show = |point| show_journal(&group, &request.name, point);
-    read_at(node, caller, &group, wanted, &request, show, |mut client, message| async move {
-        client.get_journal(message).await
-    })
-    .await
+    let asked = Asked { caller, group: &group, journal: Some(&request.name), wanted, message: &request };
+    read_at(node, asked, show, |mut client, message| async move { client.get_journal(message).await }).await
 }
 
 /// GetEntry.
@@ -134,11 +148,7 @@ pub async fn get_entry(
     let group = group_of_journal(node, caller, &request.journal).await?;
     let show = |point| {
         let ledger = group.state().ledger();
-        let head = ledger
-            .head_at(&request.journal, point)
-            .map_err(internal)?
-            .ok_or_else(|| journal_not_found(&request.journal))?
-            .seq;
+        let head = head_at(&ledger, &request.journal, point)?.seq;
         let (seq, field, name) = match &by {
             By::Seq(seq) => (Some(*seq), "seq", seq.to_string()),
             By::Key(key) => {
@@ -155,10 +165,8 @@ pub async fn get_entry(
             )),
         }
     };
-    read_at(node, caller, &group, wanted, &request, show, |mut client, message| async move {
-        client.get_entry(message).await
-    })
-    .await
+    let asked = Asked { caller, group: &group, journal: Some(&request.journal), wanted, message: &request };
+    read_at(node, asked, show, |mut client, message| async move { client.get_entry(message).await }).await
 }
 
 /// The page size that a request means.
@@ -185,14 +193,16 @@ pub async fn list_journals(
         .map_err(refuse)?;
     let after = request.page_token.clone();
     let zero = node.group_zero().map_err(refuse)?;
-    let show = |point: u64| {
+    let show = |point: Watermarks| {
         let mut journals = Vec::new();
         let behind = (!after.is_empty()).then_some(after.as_str());
         for group in node.groups.running() {
             let point = if group.id() == 0 { point } else { group.visible() };
             let ledger = group.state().ledger();
             for journal in ledger.journals(behind).take(size + 1) {
-                if let Some(head) = ledger.head_at(journal.name(), point).map_err(internal)? {
+                if let Some(head) =
+                    ledger.head_at(journal.name(), point.of(journal.class())).map_err(internal)?
+                {
                     journals.push(journal.to_proto(head));
                 }
             }
@@ -203,10 +213,8 @@ pub async fn list_journals(
         let next = journals.last().filter(|_| more).map(|last| last.name.clone());
         Ok(v1::ListJournalsResponse { journals, next_page_token: next.unwrap_or_default() })
     };
-    read_at(node, caller, &zero, wanted, &request, show, |mut client, message| async move {
-        client.list_journals(message).await
-    })
-    .await
+    let asked = Asked { caller, group: &zero, journal: None, wanted, message: &request };
+    read_at(node, asked, show, |mut client, message| async move { client.list_journals(message).await }).await
 }
 
 /// A page token: account and currency of the last row, in hex.
@@ -257,11 +265,11 @@ pub async fn get_balances(
         .map_err(refuse)?;
     let after = parse_balance_token(&request.page_token).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.journal).await?;
-    // The page and the index that it is true for are taken together; the answer waits until that index is placed.
-    let show = |_point: u64| {
+    // The page and the journal's newest change are taken together; the answer waits until that change is placed.
+    let show = |_point: Watermarks| {
         let ledger = group.state().ledger();
-        let applied = ledger.applied().map_or(0, |(_, index)| index);
         let journal = ledger.journal(&request.journal).ok_or_else(|| journal_not_found(&request.journal))?;
+        let changed_at = ledger.changed_at(&request.journal, u64::MAX).map_err(internal)?;
         let account = (!request.account.is_empty()).then_some(request.account.as_str());
         let after = after.as_ref().map(|(account, currency)| (account.as_str(), currency.as_str()));
         let mut rows: Vec<_> =
@@ -270,15 +278,18 @@ pub async fn get_balances(
         rows.truncate(size);
         let next_page_token = rows.last().filter(|_| more).map(balance_token).unwrap_or_default();
         let as_of_seq = journal.head().seq;
-        Ok((applied, v1::GetBalancesResponse { balances: rows, next_page_token, as_of_seq }))
+        let page = v1::GetBalancesResponse { balances: rows, next_page_token, as_of_seq };
+        Ok(((journal.class(), changed_at), page))
     };
     let forward = |mut client: tercet_proto::v1::ledger_client::LedgerClient<tonic::transport::Channel>,
                    message| async move {
         let response = client.get_balances(message).await?;
-        Ok(tonic::Response::new((0, response.into_inner())))
+        // Whoever answered has waited already.
+        Ok(tonic::Response::new(((Class::City, 0), response.into_inner())))
     };
-    let (applied, response) = read_at(node, caller, &group, wanted, &request, show, forward).await?;
-    group.wait_placed(applied, REQUEST_TIMEOUT).await.map_err(refuse)?;
+    let asked = Asked { caller, group: &group, journal: Some(&request.journal), wanted, message: &request };
+    let ((class, changed_at), response) = read_at(node, asked, show, forward).await?;
+    group.wait_placed(class, changed_at, REQUEST_TIMEOUT).await.map_err(refuse)?;
     Ok(response)
 }
 
@@ -306,9 +317,7 @@ pub async fn read(node: Arc<Node>, caller: Caller, request: v1::ReadRequest) -> 
         head
     } else {
         let point = local_point(&group).map_err(refuse)?;
-        let head =
-            group.state().ledger().head_at(&request.journal, point).map_err(|e| refuse(internal(e)))?;
-        head.ok_or_else(|| refuse(journal_not_found(&request.journal)))?.seq
+        head_at(&group.state().ledger(), &request.journal, point).map_err(refuse)?.seq
     };
     let to = if request.to_seq == 0 { head } else { request.to_seq.min(head) };
     let from = request.from_seq.max(1);
@@ -321,12 +330,13 @@ pub async fn read(node: Arc<Node>, caller: Caller, request: v1::ReadRequest) -> 
 async fn wait_for_seq(group: &Group, journal: &str, seq: u64) -> Result<(), Status> {
     let reached = async {
         loop {
-            let visible = group.visible();
+            let class = group.class_of_journal(journal);
+            let visible = group.visible().of(class);
             let head = group.state().ledger().head_at(journal, visible).map_err(|e| refuse(internal(e)))?;
             if head.is_some_and(|head| head.seq >= seq) {
                 return Ok(());
             }
-            group.wait_visible_above(visible).await;
+            group.wait_visible_above(class, visible).await;
         }
     };
     tokio::time::timeout(REQUEST_TIMEOUT, reached).await.unwrap_or_else(|_| {
@@ -369,7 +379,8 @@ pub async fn tail(node: Arc<Node>, caller: Caller, request: v1::TailRequest) -> 
     tokio::spawn(async move {
         let follow = async {
             loop {
-                let visible = group.visible();
+                let class = group.class_of_journal(&request.journal);
+                let visible = group.visible().of(class);
                 let head = group.state().ledger().head_at(&request.journal, visible);
                 let head = head.ok().flatten().map_or(0, |head| head.seq);
                 if head >= from {
@@ -378,7 +389,7 @@ pub async fn tail(node: Arc<Node>, caller: Caller, request: v1::TailRequest) -> 
                     }
                     from = head + 1;
                 }
-                group.wait_visible_above(visible).await;
+                group.wait_visible_above(class, visible).await;
             }
         };
         // A tail on a node that has lost the leader would be silent and look healthy: it ends, and goes on elsewhere.

@@ -95,10 +95,7 @@ impl JournalSettings {
         let currencies = check_currencies(&request.currencies)?;
         let class = match DurabilityClass::try_from(request.default_class) {
             Ok(DurabilityClass::Unspecified | DurabilityClass::City) => DurabilityClass::City,
-            Ok(DurabilityClass::Geo) => {
-                let message = "class GEO is not offered by this version";
-                return Err(Refusal::new(Reason::ClassUnimplemented, "default_class", message));
-            }
+            Ok(DurabilityClass::Geo) => DurabilityClass::Geo,
             Err(_) => {
                 let message = format!("{} is no durability class", request.default_class);
                 return Err(Refusal::new(Reason::ClassInvalid, "default_class", message));

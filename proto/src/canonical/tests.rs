@@ -328,7 +328,6 @@ fn settings_are_refused_with_their_field() {
         (Box::new(|r| r.currencies[1].code = "jpy".into()), Reason::CurrencyInvalid, "currencies[1].code"),
         (Box::new(|r| r.currencies[0].digits = 5), Reason::CurrenciesInvalid, "currencies[0].digits"),
         (Box::new(|r| r.currencies[0].digits = 260), Reason::CurrenciesInvalid, "currencies[0].digits"),
-        (Box::new(|r| r.default_class = 2), Reason::ClassUnimplemented, "default_class"),
         (Box::new(|r| r.default_class = 9), Reason::ClassInvalid, "default_class"),
         (Box::new(|r| r.business_date = "today".into()), Reason::BusinessDateInvalid, "business_date"),
     ];

@@ -1,8 +1,8 @@
-//! A topology in words, for `tercet topology check`.
+//! A topology in words, for `tercet topology check`: the layout, the timing, and in short what it survives.
 
 use std::fmt;
 
-use super::{Loss, LossKind, Topology};
+use super::{Durability, GeoRegime, Loss, LossKind, Topology};
 
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,6 +44,17 @@ impl Topology {
 
     fn write_timing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let timing = self.timing();
+        let Durability { geo_regime, degrade_after_ms, budget } = &self.durability;
+        match geo_regime {
+            GeoRegime::Required => writeln!(f, "class geo without the remote site: refused (required)")?,
+            GeoRegime::Adaptive => writeln!(
+                f,
+                "class geo without the remote site: as city after {degrade_after_ms} ms (adaptive), for {} and {} at most{}",
+                count(budget.entries, "entry").replace("entrys", "entries"),
+                count(budget.seconds, "second"),
+                if budget.amounts.is_empty() { "" } else { ", and within the amounts per currency" }
+            )?,
+        }
         writeln!(
             f,
             "timing: heartbeat {} ms, election {} to {} ms, from a largest round trip of {} ms; \
@@ -59,18 +70,6 @@ impl Topology {
     fn write_losses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let losses = self.survives();
         let names: Vec<String> = losses.iter().map(Loss::to_string).collect();
-        let width = names.iter().map(String::len).max().unwrap_or(0).max("loss of".len());
-        writeln!(f, "{:width$}  voters left  serves  city  geo", "loss of")?;
-        for (loss, name) in losses.iter().zip(&names) {
-            let left = format!("{} of {}", loss.voters_left, loss.voters);
-            writeln!(
-                f,
-                "{name:width$}  {left:<11}  {:<6}  {:<4}  {}",
-                yes(loss.quorum),
-                yes(loss.city),
-                yes(loss.geo)
-            )?;
-        }
         let lost_for = |kind| {
             let broken: Vec<&str> = losses
                 .iter()
@@ -85,10 +84,6 @@ impl Topology {
         writeln!(f, "survives the loss of any site: {}", lost_for(LossKind::Site))?;
         write!(f, "survives the loss of any two nodes: {}", lost_for(LossKind::Pair))
     }
-}
-
-fn yes(holds: bool) -> &'static str {
-    if holds { "yes" } else { "no" }
 }
 
 fn count(number: impl fmt::Display, word: &str) -> String {

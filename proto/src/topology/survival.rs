@@ -2,10 +2,9 @@
 //!
 //! Invariant: nothing is concluded from a formula; every statement is a count over the nodes that are left.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Node, Role, Topology};
+use super::{Node, Topology};
 
 /// What is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,16 +26,14 @@ pub struct Loss {
     pub kind: LossKind,
     /// Its name; the two names of a pair.
     pub names: Vec<String>,
+    /// Ids of the nodes that are lost with it.
+    pub lost: Vec<u64>,
     /// Voters that are left.
     pub voters_left: usize,
     /// Voters in all.
     pub voters: usize,
     /// A majority of all voters is left: the rest elects a leader and commits.
     pub quorum: bool,
-    /// Class `city` can still be reached: a quorum, and nodes in two zones.
-    pub city: bool,
-    /// Class `geo` can still be reached: a quorum, and a node in every site.
-    pub geo: bool,
 }
 
 impl fmt::Display for Loss {
@@ -77,20 +74,9 @@ impl Topology {
     }
 
     fn after(&self, kind: LossKind, names: Vec<String>, lost: impl Fn(&Node) -> bool) -> Loss {
-        let left: Vec<&Node> = self.nodes.iter().filter(|node| !lost(node)).collect();
-        let voters_left = left.iter().filter(|node| node.role == Role::Voter).count();
-        let zones: BTreeSet<&str> = left.iter().map(|node| node.zone.as_str()).collect();
-        let sites: BTreeSet<&str> =
-            zones.iter().filter_map(|name| self.zone(name)).map(|zone| zone.site.as_str()).collect();
+        let lost: Vec<u64> = self.nodes.iter().filter(|node| lost(node)).map(|node| node.id).collect();
+        let voters_left = self.voters().filter(|voter| !lost.contains(&voter.id)).count();
         let quorum = voters_left >= self.quorum();
-        Loss {
-            kind,
-            names,
-            voters_left,
-            voters: self.voters().count(),
-            quorum,
-            city: quorum && zones.len() >= 2,
-            geo: quorum && sites.len() == self.sites.len(),
-        }
+        Loss { kind, names, lost, voters_left, voters: self.voters().count(), quorum }
     }
 }

@@ -188,27 +188,56 @@ fn learners_do_not_count() {
 fn survival_of_the_default() {
     let losses = default().survives();
     assert_eq!(losses.len(), 5 + 3 + 2 + 10);
-    // name of the loss; voters left, serves, city, geo
+    // name of the loss; voters left, serves
     let rows = [
-        ("node a1", 4, true, true, true),
-        ("node c1", 4, true, true, false),
-        ("zone a", 3, true, true, true),
-        ("zone c", 4, true, true, false),
-        ("site east", 1, false, false, false),
-        ("site west", 4, true, true, false),
-        ("pair a1 a2", 3, true, true, true),
-        ("pair a1 b1", 3, true, true, true),
-        ("pair b2 c1", 3, true, true, false),
+        ("node a1", 4, true),
+        ("zone a", 3, true),
+        ("zone c", 4, true),
+        ("site east", 1, false),
+        ("site west", 4, true),
+        ("pair a1 b1", 3, true),
     ];
-    for (name, voters_left, quorum, city, geo) in rows {
+    for (name, voters_left, quorum) in rows {
         let loss = losses.iter().find(|loss| loss.to_string() == name).expect(name);
-        assert_eq!(
-            (loss.voters_left, loss.quorum, loss.city, loss.geo),
-            (voters_left, quorum, city, geo),
-            "{name}"
-        );
+        assert_eq!((loss.voters_left, loss.quorum), (voters_left, quorum), "{name}");
     }
     assert_eq!(losses.iter().filter(|loss| !loss.quorum).count(), 1);
+}
+
+#[test]
+fn every_template_survives_the_loss_of_any_zone() {
+    for (name, voters) in TEMPLATES {
+        let topology = Topology::template(name, 7_000).expect(name);
+        assert_eq!(topology.voters().count(), voters.iter().sum::<usize>(), "{name}");
+        let zones = topology.survives().into_iter().filter(|loss| loss.kind == LossKind::Zone);
+        assert!(zones.map(|loss| loss.quorum).eq([true; 3]), "{name}");
+        assert_eq!(Topology::parse(&topology.to_toml().expect(name)).expect(name), topology);
+    }
+    assert_eq!(Topology::template("2-2-1", 7_000).expect("the default"), default());
+    let error = Topology::template("1-1-1-1", 7_000).unwrap_err().to_string();
+    assert!(error.contains("2-2-1, 3-3-1, 2-2-2, 3-3-2"), "{error}");
+}
+
+#[test]
+fn durability_is_bounded() {
+    let with = |text: &str| error_with("[timing]", &format!("{text}\n[timing]"));
+    for (text, expected) in [
+        ("[durability]\ngeo_regime = \"never\"", "required"),
+        ("[durability]\ndegrade_after_ms = 10", "durability.degrade_after_ms"),
+        ("[durability.budget]\nentries = 0", "durability.budget.entries"),
+        ("[durability.budget]\nseconds = 0", "durability.budget.seconds"),
+        ("[durability.budget]\namounts = { czk = 5 }", "durability.budget.amounts.\"czk\""),
+        ("[durability.budget]\namounts = { CZK = -5 }", "line"),
+    ] {
+        let error = with(text);
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let text = "[durability]\ngeo_regime = \"adaptive\"\nbudget = { entries = 9, amounts = { CZK = 5 } }";
+    let topology = parse_with("[timing]", &format!("{text}\n[timing]")).expect("taken");
+    assert_eq!(
+        (topology.durability.geo_regime, topology.durability.budget.seconds),
+        (GeoRegime::Adaptive, 3_600)
+    );
 }
 
 #[test]

@@ -59,6 +59,12 @@ fn other(command: &Command) -> String {
         Command::RegisterNode { node_id, incarnation } => {
             format!("register node {node_id} with incarnation {incarnation}")
         }
+        Command::SetRegime { degraded: Some(_), reason } => {
+            format!("acknowledge geo as city from now on: {reason}")
+        }
+        Command::SetRegime { degraded: None, reason } => {
+            format!("wait for every site again in class geo: {reason}")
+        }
     }
 }
 

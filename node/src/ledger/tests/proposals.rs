@@ -10,6 +10,7 @@ use super::support::{payment, request, settings};
 use crate::ledger::{
     Command, CommandView, PreparedCommand, ProposalBuilder, ProposalHeader, ProposalView, prepare,
 };
+use crate::placement::{Budget, Class};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -18,12 +19,18 @@ fn hex(bytes: &[u8]) -> String {
 const HEADER: ProposalHeader =
     ProposalHeader { leader: 3, leader_clock_us: -2, city_watermark: 5, geo_watermark: 4 };
 
+fn budget() -> Budget {
+    Budget { entries: 3, seconds: 60, amounts: [(*b"CZK", 500)].into() }
+}
+
 fn all_commands() -> Vec<Command> {
     vec![
         Command::CreateJournal(settings("j")),
         Command::MapJournal { name: "j".into() },
         Command::FormCluster { cluster_id: [7; 16], groups: 2 },
         Command::RegisterNode { node_id: 9, incarnation: 8 },
+        Command::SetRegime { reason: "c1".into(), degraded: Some(budget()) },
+        Command::SetRegime { reason: "up".into(), degraded: None },
     ]
 }
 
@@ -34,7 +41,7 @@ fn proposal() -> Bytes {
     }
     let append = prepare(&request("j", vec![payment("k1", "AB", 5), payment("k2", "CD", 6)])).unwrap();
     builder.push_prepared(&append);
-    assert_eq!(builder.command_count(), 5);
+    assert_eq!(builder.command_count(), 7);
     let (len, proposal) = (builder.len_bytes(), builder.finish());
     assert_eq!(proposal.len(), len);
     proposal
@@ -46,7 +53,7 @@ fn golden_bytes_of_version_1() {
     let expected = [
         // version, leader, clock, watermarks
         "01", "0300000000000000", "feffffffffffffff", "0500000000000000", "0400000000000000",
-        "05000000",
+        "07000000",
         // create journal: class, date, name, currencies
         "0210000000", "01ce253501016a02435a4b0245555202",
         // map journal
@@ -55,6 +62,10 @@ fn golden_bytes_of_version_1() {
         "0414000000", "0707070707070707070707070707070702000000",
         // register node
         "0510000000", "09000000000000000800000000000000",
+        // set regime: degraded, reason, entries, seconds, one currency and its amount; normal, reason
+        "062a000000", "01", "02006331", "0300000000000000", "3c00000000000000",
+        "0100", "435a4b", "f4010000000000000000000000000000",
+        "0605000000", "00", "02007570",
         // append: journal, class, 2 entries
         "0173000000", "016a00", "02000000",
         "0136000000", "0102006b31ce25350102",
@@ -74,7 +85,7 @@ fn golden_bytes_of_version_1() {
 fn a_proposal_reads_back() {
     let bytes = proposal();
     let view = ProposalView::parse(&bytes).unwrap();
-    assert_eq!((view.header(), view.command_count()), (HEADER, 5));
+    assert_eq!((view.header(), view.command_count()), (HEADER, 7));
     let commands: Vec<_> = view.commands().map(Result::unwrap).collect();
     for (read, written) in commands.iter().zip(all_commands()) {
         assert_eq!(read, &CommandView::Other(written));
@@ -113,7 +124,6 @@ fn requests_are_refused_with_their_field() {
             Reason::RequestTooLarge,
             "entries",
         ),
-        (AppendRequest { durability_class: 2, ..ok() }, Reason::ClassUnimplemented, "durability_class"),
         (AppendRequest { durability_class: 7, ..ok() }, Reason::ClassInvalid, "durability_class"),
         (
             request("j", vec![payment("k", "AB", 5), payment("l", "AB", 0)]),
@@ -128,6 +138,12 @@ fn requests_are_refused_with_their_field() {
     }
     assert_eq!(prepare(&request("j", vec![payment("k", "AB", 5); 8_192])).unwrap().entry_count(), 8_192);
     assert_eq!(prepare(&AppendRequest { durability_class: 1, ..ok() }).unwrap().journal(), Some("j"));
+    for (asked, default, class) in
+        [(0, Class::Geo, Class::Geo), (1, Class::Geo, Class::Geo), (2, Class::City, Class::Geo)]
+    {
+        let prepared = prepare(&AppendRequest { durability_class: asked, ..ok() }).unwrap();
+        assert_eq!(prepared.class(default), class, "never weaker than the journal's");
+    }
     let system = request("_drills", vec![payment("k", "AB", 5)]);
     assert_eq!(PreparedCommand::system_append(&system).unwrap().entry_count(), 1);
 }

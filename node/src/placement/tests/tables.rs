@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{parse_voters, voters_221};
 use crate::placement::{
-    Acks, Candidate, Class, ReplyQueue, better_leader, city_watermark, describe, geo_watermark, holders,
-    is_spare, reachable,
+    Acks, Candidate, Class, Placed, ReplyQueue, Watermarks, better_leader, city_watermark, describe,
+    geo_watermark, holders, is_spare, reachable,
 };
 use tercet_proto::v1::DurabilityClass;
 
@@ -269,4 +269,47 @@ fn who_is_spare_in_2_2_1() {
             .collect();
         assert_eq!(found, *spare, "leader {leader}, prompt {prompt:?}");
     }
+}
+
+#[test]
+fn a_new_data_directory_acknowledges_from_nothing() {
+    let voters = voters_221();
+    let mut acks = Acks::new(3, 0, 0);
+    for node in [1, 3, 5] {
+        acks.meet(node, 70);
+        acks.acknowledge(3, node, 9);
+    }
+    assert_eq!(acks.watermark(Class::Geo, &voters, |_| true), 9);
+    let mut acks = Acks::new(3, 0, 0);
+    acks.meet(5, 70);
+    acks.acknowledge(3, 5, 9);
+    acks.meet(5, 71);
+    acks.acknowledge(3, 5, 2);
+    for node in [1, 2, 3] {
+        acks.acknowledge(3, node, 9);
+    }
+    assert_eq!(acks.watermark(Class::Geo, &voters, |_| true), 2, "the old directory's 9 counts for nothing");
+    acks.meet(5, 71);
+    assert_eq!(acks.by_node().get(&5), Some(&2), "the same directory forgets nothing");
+}
+
+#[test]
+fn geo_is_shown_as_city_only_while_a_placed_regime_record_says_so_and_never_goes_back() {
+    let marks = |city, geo| Watermarks { city, geo };
+    let mut placed = Placed::from_floor(marks(5, 4));
+    assert_eq!((placed.shown, placed.is_degraded()), (marks(5, 4), false));
+    assert!(placed.set_degraded(Some(7)), "news");
+    assert_eq!(
+        (placed.shown, placed.is_degraded()),
+        (marks(5, 4), false),
+        "the record itself is not placed yet"
+    );
+    assert!(placed.learn(marks(9, 4)));
+    assert_eq!((placed.known, placed.shown, placed.is_degraded()), (marks(9, 4), marks(9, 9), true));
+    assert!(placed.set_degraded(None));
+    assert!(placed.learn(marks(12, 5)));
+    assert_eq!((placed.known, placed.shown), (marks(12, 5), marks(12, 9)), "what was shown stays shown");
+    assert!(!placed.learn(marks(3, 3)), "no news");
+    assert!(placed.learn(marks(12, 11)));
+    assert_eq!(placed.shown, marks(12, 11));
 }

@@ -6,6 +6,7 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequ
 use tercet_proto::v1;
 
 use super::Group;
+use crate::placement::Watermarks;
 use crate::raft::codec::{
     CodecError, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
@@ -44,8 +45,14 @@ impl Group {
             Ok(response) => match response.into_stream_result(prev, last) {
                 Ok(matched) => {
                     self.contact.heard(leader);
-                    self.gate.learn(request.city_watermark);
-                    Answer::Matched(v1::PeerMatched { log_id: log_id_to_wire(matched.as_ref()) })
+                    let (city, geo) = (request.city_watermark, request.geo_watermark);
+                    self.gate.learn(Watermarks { city, geo });
+                    let flushed = matched.as_ref().map_or(0, |id| id.index);
+                    self.offer_proof(vote.leader_id.term, vote.leader_id.voted_for, request.proof, flushed);
+                    Answer::Matched(v1::PeerMatched {
+                        log_id: log_id_to_wire(matched.as_ref()),
+                        incarnation: self.params.incarnation,
+                    })
                 }
                 Err(StreamAppendError::Conflict(at)) => {
                     Answer::Conflict(v1::PeerLogId { term: term_of(&at), index: at.index })

@@ -145,7 +145,7 @@ fn append_result(response: v1::PeerAppendResponse, gate: &Gate, term: u64, targe
     match response.result {
         Some(Answer::Matched(matched)) => {
             let log_id = log_id_from_wire(matched.log_id);
-            gate.acknowledged(term, target, log_id.map(|id| id.index));
+            gate.acknowledged(term, target, matched.incarnation, log_id.map(|id| id.index));
             Ok(Ok(log_id))
         }
         Some(Answer::Conflict(at)) => match log_id_from_wire(Some(at)) {

@@ -1,0 +1,159 @@
+//! Who has answered the leader, and when.
+//!
+//! Invariants: contact is counted per term; a new leader has heard of nobody yet, which is not the same as having lost them;
+//! a class is only said to be out of reach when contact is known to be lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Gate;
+use crate::placement::{Class, Voter, is_spare, reachable};
+
+/// A follower that has answered within this time, or has nothing to answer, is prompt.
+const PROMPT: Duration = Duration::from_millis(10);
+
+/// The newest answer of one node.
+#[derive(Clone, Copy)]
+struct Contact {
+    at: Instant,
+    at_us: i64,
+    /// The highest index that it has acknowledged in this term, and when that was counted.
+    acked: u64,
+    acked_us: i64,
+}
+
+/// Answers in one term.
+pub(super) struct Contacts {
+    since: Instant,
+    by_node: BTreeMap<u64, Contact>,
+}
+
+impl Contacts {
+    pub(super) fn new(since: Instant) -> Self {
+        Self { since, by_node: BTreeMap::new() }
+    }
+
+    pub(super) fn answered(&mut self, node: u64, at: Instant, at_us: i64, index: Option<u64>) {
+        let known = self.by_node.entry(node).or_insert(Contact { at, at_us, acked: 0, acked_us: at_us });
+        (known.at, known.at_us) = (at, at_us);
+        // An answer to a heartbeat says again that it holds everything up to there.
+        if index.is_some_and(|index| index >= known.acked) {
+            (known.acked, known.acked_us) = (index.unwrap_or(0), at_us);
+        }
+    }
+
+    fn last(&self, node: u64) -> Option<Instant> {
+        self.by_node.get(&node).map(|contact| contact.at)
+    }
+}
+
+/// What a leader tells a remote node, so that it can prove something after its city's loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProofPart {
+    /// The leader's time of its last acknowledgement by a quorum; 0: none in this term.
+    pub quorum_us: i64,
+    /// The newest acknowledgement of the addressed node that the leader has counted, and when.
+    pub echoed: (u64, i64),
+    /// The highest index that was acknowledged as `geo`.
+    pub geo_acked: u64,
+    /// Whether the leader may acknowledge `geo` as `city` by itself, and after how long.
+    pub adaptive: bool,
+    /// See `adaptive`.
+    pub degrade_after_ms: u64,
+    /// The regime record under which it does.
+    pub degraded_since: Option<u64>,
+}
+
+impl Gate {
+    /// Whether `class` can be reached with the nodes that are in contact.
+    ///
+    /// # Errors
+    /// What is missing, for PLACEMENT_UNREACHABLE.
+    pub fn reachable(&self, class: Class) -> Result<(), String> {
+        let inner = self.inner();
+        let Some(leading) = &inner.leading else { return Ok(()) };
+        // A new leader has heard of nobody yet.
+        if leading.contacts.since.elapsed() < self.contact_lost_after {
+            return Ok(());
+        }
+        let fresh = |node: &u64| {
+            leading.contacts.last(*node).is_some_and(|at| at.elapsed() < self.contact_lost_after)
+        };
+        let in_contact: BTreeSet<u64> = inner
+            .voters
+            .iter()
+            .map(|voter| voter.node_id)
+            .filter(|node| *node == self.node_id || fresh(node))
+            .collect();
+        reachable(class, &inner.voters, &in_contact)
+    }
+
+    /// Whether appends reach class `city` without this follower's answer, by others that answer promptly, and nobody waits
+    /// for another class.
+    #[must_use]
+    pub fn is_spare(&self, target: u64) -> bool {
+        if self.waits_for_geo() {
+            return false;
+        }
+        let inner = self.inner();
+        let Some(leading) = &inner.leading else { return false };
+        let acked = |node: u64| leading.acks.by_node().get(&node).copied().unwrap_or(0);
+        let own = acked(self.node_id);
+        let answered = |node: u64| leading.contacts.last(node).is_some_and(|at| at.elapsed() < PROMPT);
+        is_spare(&inner.voters, self.node_id, target, |node| acked(node) >= own || answered(node))
+    }
+
+    /// What the leader knows of each voter: (node, matched index, time since the last answer). Empty on a follower.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<(u64, u64, Option<Duration>)> {
+        let inner = self.inner();
+        let Some(leading) = &inner.leading else { return Vec::new() };
+        inner
+            .voters
+            .iter()
+            .map(|voter| {
+                let node_id = voter.node_id;
+                let matched = leading.acks.by_node().get(&node_id).copied().unwrap_or(0);
+                let contact = leading.contacts.last(node_id).map(|at| at.elapsed());
+                let own = (node_id == self.node_id).then_some(Duration::ZERO);
+                (node_id, matched, contact.or(own))
+            })
+            .collect()
+    }
+
+    /// What to tell `target` if it stands in another site than this node. None: it does not, or this node does not lead.
+    #[must_use]
+    pub fn proof_for(&self, target: u64) -> Option<ProofPart> {
+        let inner = self.inner();
+        let leading = inner.leading.as_ref()?;
+        let site =
+            |node: u64| inner.voters.iter().find(|voter| voter.node_id == node).map(|v| v.site.as_str());
+        if site(target)? == site(self.node_id)? {
+            return None;
+        }
+        let echoed = leading.contacts.by_node.get(&target);
+        Some(ProofPart {
+            quorum_us: quorum_us(&inner.voters, self.node_id, (self.clock)(), &leading.contacts),
+            echoed: echoed.map_or((0, 0), |contact| (contact.acked, contact.acked_us)),
+            geo_acked: inner.geo_acked,
+            adaptive: self.policy.adaptive,
+            degrade_after_ms: self.policy.degrade_after_ms,
+            degraded_since: self.placed().degraded_since(),
+        })
+    }
+}
+
+/// The newest time at which a majority of the voters, the leader among them, had all answered since.
+fn quorum_us(voters: &[Voter], own: u64, now_us: i64, contacts: &Contacts) -> i64 {
+    let mut newest_first: Vec<i64> = voters
+        .iter()
+        .map(|voter| {
+            let last = contacts.by_node.get(&voter.node_id).map_or(0, |contact| contact.at_us);
+            if voter.node_id == own { now_us } else { last }
+        })
+        .collect();
+    newest_first.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+    newest_first.get(voters.len() / 2).copied().unwrap_or(0)
+}
