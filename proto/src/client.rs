@@ -223,6 +223,16 @@ impl Client {
         .await
     }
 
+    /// Changes one node's part in a group.
+    pub async fn change_member(
+        &self,
+        request: v1::ChangeMemberRequest,
+    ) -> Result<v1::ChangeMemberResponse, ClientError> {
+        let call = Call::write(None);
+        self.run(call, request, |channel, request| async move { admin(channel).change_member(request).await })
+            .await
+    }
+
     /// What happens on the node at this endpoint from now on, as the node itself streams it; not opened again.
     pub async fn watch_events(&self, endpoint: &str) -> Result<tonic::Streaming<v1::Event>, ClientError> {
         let request = v1::WatchEventsRequest {};

@@ -4,6 +4,7 @@
 //! Invariant: nothing is proposed where there is no room for it or its placement cannot be reached.
 
 mod leadership;
+mod membership;
 mod peer;
 mod placed;
 mod proof;
@@ -28,6 +29,7 @@ use tercet_storage::{LogError, SegmentLog};
 use tokio::sync::watch;
 
 pub use leadership::Leadership;
+pub use membership::{MemberChange, Members};
 pub use read::NoReadPoint;
 pub use regime::RegimeNote;
 use standing::Contact;
@@ -72,6 +74,8 @@ pub struct GroupParams {
     pub peers: Arc<Peers>,
     /// Voters and where they stand.
     pub voters: Vec<Voter>,
+    /// Every node of the topology and where it stands: whoever may become a voter.
+    pub known: Vec<Voter>,
     /// This node's zone's rank for leading the group, from 1.
     pub rank: u32,
     /// The other voters, as rivals for leadership.
@@ -120,6 +124,8 @@ pub struct Group {
     proposer: Proposer,
     leadership: watch::Sender<Leadership>,
     contact: Contact,
+    /// Held while the members change.
+    changing: tokio::sync::Mutex<()>,
     regime: Arc<watch::Sender<RegimeNote>>,
     /// When which index was in the log first, while this node leads.
     lag: Mutex<Lag>,
@@ -231,6 +237,7 @@ impl Group {
             proposer,
             leadership,
             contact: Contact::new(),
+            changing: tokio::sync::Mutex::new(()),
             regime,
             lag: Mutex::default(),
             began: tokio::time::Instant::now(),
@@ -395,6 +402,7 @@ impl Group {
                     last_contact_ms: contact.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                     ..Default::default()
                 })
+                .chain(self.learners())
                 .collect(),
             journals: ledger.journal_count(),
             entries: ledger.entry_count(),

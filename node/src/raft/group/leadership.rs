@@ -3,6 +3,7 @@
 //! Invariants: the gate hears of every change of leadership, and nothing else makes it work; leadership is only moved to a
 //! voter that is in contact and caught up.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ impl Group {
     pub(super) fn follow_leadership(self: Arc<Self>) {
         tokio::spawn(async move {
             let mut metrics = self.raft.server_metrics();
-            let mut told = None;
+            let (mut told, mut voters) = (None, BTreeSet::new());
             loop {
                 let now = {
                     let seen = metrics.borrow_and_update();
@@ -42,6 +43,7 @@ impl Group {
                     }
                 };
                 // The metrics change with every entry; leadership does not.
+                self.follow_members(&mut voters);
                 let before = told.replace(now);
                 if before != Some(now) {
                     if before.is_some_and(|before| before.leads) && !now.leads {
@@ -157,7 +159,7 @@ impl Group {
             .collect()
     }
 
-    fn last_index(&self) -> u64 {
+    pub(super) fn last_index(&self) -> u64 {
         self.params.log.state(self.params.group).last.map_or(0, |point| point.index)
     }
 
