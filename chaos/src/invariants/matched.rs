@@ -43,7 +43,8 @@ mod tests {
         assert!(says(2, 2).is_ok(), "truncated between the answer and its way out");
         assert!(says(4, 2).is_err(), "another term");
         assert!(says(3, 3).is_err(), "beyond the end");
-        let nothing = v1::PeerAppendResponse { header: None, result: Some(Said::Matched(v1::PeerMatched::default())) };
+        let nothing =
+            v1::PeerAppendResponse { header: None, result: Some(Said::Matched(v1::PeerMatched::default())) };
         assert!(check(1, &nothing, &disk).is_ok());
     }
 }

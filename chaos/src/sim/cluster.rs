@@ -68,6 +68,7 @@ impl Cluster {
             witness,
             voters: voters.collect(),
             timing: topology.timing(),
+            topology: Arc::new(topology.clone()),
             log_options,
             begun: Instant::now(),
             seed: plan.seed,
