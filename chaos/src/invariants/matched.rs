@@ -35,7 +35,7 @@ mod tests {
         let disk = PacedDisk::new("n", SimDisk::new(0), durable, 0, trace);
         let says = |term, index| {
             let log_id = Some(v1::PeerLogId { term, index });
-            let result = Some(Said::Matched(v1::PeerMatched { log_id }));
+            let result = Some(Said::Matched(v1::PeerMatched { log_id, ..Default::default() }));
             check(1, &v1::PeerAppendResponse { header: None, result }, &disk)
         };
         assert!(says(1, 1).is_ok());

@@ -170,7 +170,7 @@ impl Way {
 /// The answers of an open append stream.
 #[expect(
     clippy::large_enum_variant,
-    reason = "the large one is what production has; a box would cost it an allocation"
+    reason = "the large one is production's, and lives as long as its stream"
 )]
 pub(super) enum Answers {
     Grpc(Streaming<v1::PeerAppendResponse>),
