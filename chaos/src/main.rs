@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tercet_chaos::report::Verdict;
+use tercet_chaos::sim::command::{self as sim, MutantsArgs, PlanArgs, ReplayArgs, SimArgs};
 use tracing_subscriber::EnvFilter;
 
 /// The harness could not do its work.
@@ -35,6 +36,14 @@ enum Verb {
     Run(verbs::run::RunArgs),
     /// Judges a history from anywhere against the final log (formats: chaos/HISTORY.md)
     Check(verbs::check::CheckArgs),
+    /// Simulates five nodes in one thread, once for each seed; prints the seed and the hash of all that happened
+    Sim(SimArgs),
+    /// Runs a simulation's fault plan
+    Replay(ReplayArgs),
+    /// Plants known faults in the code and reports how many seeds each took to be found
+    Mutants(MutantsArgs),
+    /// Prints the fault plan of a seed
+    Plan(PlanArgs),
     /// Becomes PROGRAM, and ends when the parent does
     #[command(name = "child", hide = true)]
     Child(verbs::child::ChildArgs),
@@ -42,7 +51,9 @@ enum Verb {
 
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // What simulated nodes say is theirs: thousands of lines a second.
+    let usual = if matches!(verb, Verb::Sim(_) | Verb::Replay(_) | Verb::Mutants(_)) { "off" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -52,6 +63,10 @@ fn main() -> ExitCode {
     let done = match verb {
         Verb::Run(args) => verbs::run::run_scenario(&args),
         Verb::Check(args) => verbs::check::check_files(&args),
+        Verb::Sim(args) => sim::sim(&args),
+        Verb::Replay(args) => sim::replay(&args),
+        Verb::Mutants(args) => sim::mutants(&args),
+        Verb::Plan(args) => sim::plan(&args),
         Verb::Child(args) => verbs::child::be_child(&args),
     };
     match done {

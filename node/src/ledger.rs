@@ -128,6 +128,8 @@ pub struct Ledger {
     keys: Keys,
     catalog: Catalog,
     regime: RegimeState,
+    /// Some journal's class is `geo`.
+    any_geo: bool,
     checkpointing: bool,
     checkpointed: Option<(u64, u64)>,
     /// An error left the state half-applied.
@@ -164,6 +166,7 @@ impl Ledger {
             keys: Keys::new(group, keys, 0),
             catalog: Catalog::default(),
             regime: RegimeState::default(),
+            any_geo: false,
             checkpointing: false,
             checkpointed: None,
             failed: false,
@@ -348,6 +351,7 @@ impl Ledger {
 
     fn add_journal(&mut self, journal: Journal) -> Arc<str> {
         let name = journal.name.clone();
+        self.any_geo |= journal.class() == Class::Geo;
         self.by_name.insert(name.clone(), self.journals.len());
         self.journals.push(journal);
         name
@@ -392,6 +396,9 @@ impl Ledger {
     /// The class that a command must be placed as, its journal's default included; `city` if there is no such journal.
     #[must_use]
     pub fn class_of(&self, command: &PreparedCommand) -> Class {
+        if !self.any_geo {
+            return command.class(Class::City);
+        }
         let default = command.journal().and_then(|name| self.journal(name)).map(Journal::class);
         command.class(default.unwrap_or(Class::City))
     }

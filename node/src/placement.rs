@@ -35,11 +35,11 @@ use tercet_proto::v1::DurabilityClass;
 pub use acks::Acks;
 pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;
-pub use leadership::{Candidate, better_leader};
+pub use leadership::{Candidate, LeadershipPolicy, better_leader};
 pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
 pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
-pub use spare::is_spare;
+pub use spare::{is_spare, stands_for_its_site};
 pub use watermarks::{Placed, Watermarks};
 
 /// Where an entry must be flushed before its ack. `Geo` is the stronger one.

@@ -30,7 +30,7 @@ const MAGIC: [u8; 4] = *b"TCPF";
 const VERSION: u8 = 1;
 const SLOT_BYTES: u64 = 4_096;
 const SLOTS: u64 = 2;
-const ENCODED_BYTES: usize = 5 + 8 + 4 + 9 * 8 + 1 + 16 + CHECK_BYTES;
+const ENCODED_BYTES: usize = 5 + 8 + 4 + 8 * 8 + 1 + 16 + CHECK_BYTES;
 const CHECK_BYTES: usize = 8;
 
 /// The tuple.

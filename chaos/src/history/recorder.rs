@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{Call, Header, HistoryError, Line, Observation, Outcome, StoredVote};
 
@@ -26,12 +26,53 @@ struct Shared {
     path: PathBuf,
     start: Instant,
     next_op: AtomicU64,
-    lines: Mutex<Option<mpsc::Sender<Line>>>,
+    lines: Mutex<Sink>,
     writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
     acknowledged: Notify,
 }
 
+/// Where lines go.
+#[derive(Debug)]
+enum Sink {
+    /// To the thread that writes the file.
+    Writer(mpsc::Sender<Line>),
+    /// Kept, for a simulation, with the time of the last one: its clock stands still while it works, so it needs no thread,
+    /// and what happens at one instant still has its order.
+    Memory(Vec<Line>, u64),
+    /// Nowhere any more.
+    Finished,
+}
+
 impl Recorder {
+    /// Keeps the lines in memory. Time zero is now, on tokio's clock.
+    #[must_use]
+    pub fn in_memory(header: Header) -> Self {
+        let lines = Mutex::new(Sink::Memory(Vec::new(), 0));
+        let recorder = Self::over(PathBuf::new(), lines, None);
+        recorder.record(|_| Line::Header(header));
+        recorder
+    }
+
+    /// The lines that were kept in memory; later ones are dropped.
+    #[must_use]
+    pub fn take(&self) -> Vec<Line> {
+        match std::mem::replace(&mut *self.lines(), Sink::Finished) {
+            Sink::Memory(lines, _) => lines,
+            Sink::Writer(_) | Sink::Finished => Vec::new(),
+        }
+    }
+
+    fn over(path: PathBuf, lines: Mutex<Sink>, writer: Option<JoinHandle<std::io::Result<()>>>) -> Self {
+        let (start, next_op) = (Instant::now(), AtomicU64::new(1));
+        let shared =
+            Shared { path, start, next_op, lines, writer: Mutex::new(writer), acknowledged: Notify::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn lines(&self) -> std::sync::MutexGuard<'_, Sink> {
+        self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes the file and writes the header. Time zero is now.
     ///
     /// # Errors
@@ -50,16 +91,7 @@ impl Recorder {
                 file.flush()
             })
             .map_err(io)?;
-        let recorder = Self {
-            shared: Arc::new(Shared {
-                path: path.to_owned(),
-                start: Instant::now(),
-                next_op: AtomicU64::new(1),
-                lines: Mutex::new(Some(lines)),
-                writer: Mutex::new(Some(writer)),
-                acknowledged: Notify::new(),
-            }),
-        };
+        let recorder = Self::over(path.to_owned(), Mutex::new(Sink::Writer(lines)), Some(writer));
         recorder.record(|_| Line::Header(header));
         Ok(recorder)
     }
@@ -115,7 +147,7 @@ impl Recorder {
     /// # Errors
     /// A line could not be written, now or earlier.
     pub fn finish(&self) -> Result<(), HistoryError> {
-        drop(self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
+        *self.lines() = Sink::Finished;
         let writer = self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let written = writer.map_or(Ok(()), |writer| {
             writer.join().unwrap_or_else(|_| Err(std::io::Error::other("the history's writer panicked")))
@@ -127,9 +159,16 @@ impl Recorder {
         // The time is taken before the lock: an invocation's may only be too early, and a return waits for nobody who
         // could have been told of it.
         let now = self.now();
-        if let Some(lines) = &*self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner) {
-            // The writer has failed then; `finish` says so.
-            let _ = lines.send(line(now));
+        match &mut *self.lines() {
+            Sink::Writer(lines) => {
+                // The writer has failed then; `finish` says so.
+                let _ = lines.send(line(now));
+            }
+            Sink::Memory(lines, last) => {
+                *last = now.max(last.saturating_add(1));
+                lines.push(line(*last));
+            }
+            Sink::Finished => {}
         }
     }
 }

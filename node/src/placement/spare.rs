@@ -1,4 +1,5 @@
-//! Which followers an append does not wait for: those beyond the nearest set that satisfies class `city`.
+//! Which followers an append does not wait for: those beyond the nearest set that satisfies class `city`, and, while something
+//! of class `geo` is under way, one voter of each other site.
 //!
 //! Invariant: a voter is spare only while others, all of them prompt, satisfy the class together with the leader; without such
 //! a set nobody is.
@@ -23,4 +24,19 @@ pub fn is_spare(voters: &[Voter], leader: u64, target: u64, is_prompt: impl Fn(u
         }
     }
     false
+}
+
+/// Whether class `geo` waits for `target`: it stands in another site than the leader, and no prompt voter of that site comes before
+/// it in the topology's order.
+#[must_use]
+pub fn stands_for_its_site(
+    voters: &[Voter],
+    leader: u64,
+    target: u64,
+    is_prompt: impl Fn(u64) -> bool,
+) -> bool {
+    let of = |node| voters.iter().find(|voter| voter.node_id == node);
+    let (Some(own), Some(asked)) = (of(leader), of(target)) else { return false };
+    let mut before = voters.iter().take_while(|voter| voter.node_id != target);
+    asked.site != own.site && !before.any(|voter| voter.site == asked.site && is_prompt(voter.node_id))
 }

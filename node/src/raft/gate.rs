@@ -11,17 +11,17 @@
 
 mod contact;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tercet_proto::v1;
 use tercet_storage::SegmentLog;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::contact::Contacts;
 use super::proposer::Clock;
+use super::runtime::watch;
 use crate::placement::{Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, holders};
 
 pub use self::contact::ProofPart;
@@ -93,6 +93,17 @@ pub struct Gate {
     placed: watch::Sender<Placed>,
     /// Whether a reply of class `geo` waits; read without the lock.
     waits_for_geo: AtomicBool,
+    /// Proposals with something of class `geo` that have not been handed over yet.
+    geo_under_way: AtomicUsize,
+}
+
+/// Says, while it lives, that a proposal with something of class `geo` is under way.
+pub struct GeoUnderWay(Arc<Gate>);
+
+impl Drop for GeoUnderWay {
+    fn drop(&mut self) {
+        self.0.geo_under_way.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Gate {
@@ -110,6 +121,7 @@ impl Gate {
             inner: Mutex::new(Inner { leading: None, queue: ReplyQueue::new(), voters, geo_acked: 0 }),
             placed: watch::Sender::new(Placed::from_floor(floor)),
             waits_for_geo: AtomicBool::new(false),
+            geo_under_way: AtomicUsize::new(0),
         }
     }
 
@@ -128,10 +140,17 @@ impl Gate {
         self.placed.subscribe()
     }
 
-    /// Whether a reply waits for class `geo` now.
+    /// Whether somebody waits for class `geo` now: a reply that is held, or a proposal whose replies will be.
     #[must_use]
     pub fn waits_for_geo(&self) -> bool {
-        self.waits_for_geo.load(Ordering::Acquire)
+        self.waits_for_geo.load(Ordering::Acquire) || self.geo_under_way.load(Ordering::Acquire) > 0
+    }
+
+    /// Something of class `geo` is about to be proposed; keep the answer until its replies are held.
+    #[must_use]
+    pub fn geo_under_way(self: &Arc<Self>) -> GeoUnderWay {
+        self.geo_under_way.fetch_add(1, Ordering::AcqRel);
+        GeoUnderWay(self.clone())
     }
 
     /// The voters are others from now on.

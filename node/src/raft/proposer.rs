@@ -63,7 +63,7 @@ impl Proposer {
     #[must_use]
     pub fn start(node_id: u64, raft: Raft, state: Arc<GroupState>, gate: Arc<Gate>, clock: Clock) -> Self {
         let (requests, queue) = mpsc::unbounded_channel();
-        tokio::spawn(Task { node_id, raft, state, gate, clock }.run(queue));
+        super::runtime::spawn(Task { node_id, raft, state, gate, clock }.run(queue));
         Self { requests }
     }
 
@@ -90,6 +90,7 @@ impl Task {
         let mut in_flight = FuturesUnordered::new();
         loop {
             tokio::select! {
+                biased;
                 Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
                 first = queue.recv(), if in_flight.len() < PROPOSALS_IN_FLIGHT_MAX => {
                     let Some(first) = first else { break };
@@ -121,6 +122,12 @@ impl Task {
             next = if builder.len_bytes() < PROPOSAL_BYTES_MAX { queue.try_recv().ok() } else { None };
         }
         let proposal = Proposal(builder.finish());
+        let is_geo = {
+            let ledger = self.state.ledger();
+            requests.iter().any(|request| ledger.class_of(&request.command) == Class::Geo)
+        };
+        // The remote site must not hear of it later than it has to, so this is said before it is proposed.
+        let geo_under_way = is_geo.then(|| self.gate.geo_under_way());
         let (raft, state, gate) = (self.raft.clone(), self.state.clone(), self.gate.clone());
         async move {
             let answer_all = |requests: Vec<Request>, with: &dyn Fn() -> Proposed| {
@@ -132,6 +139,7 @@ impl Task {
                 Err(NotDone::NotLeader(leader)) => answer_all(requests, &|| Proposed::NotLeader(leader)),
                 Err(NotDone::Unknown(why)) => answer_all(requests, &|| Proposed::Unknown(why.clone())),
             }
+            drop(geo_under_way);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{parse_voters, voters_221};
 use crate::placement::{
     Acks, Candidate, Class, Placed, ReplyQueue, Watermarks, better_leader, city_watermark, describe,
-    geo_watermark, holders, is_spare, reachable,
+    geo_watermark, holders, is_spare, reachable, stands_for_its_site,
 };
 use tercet_proto::v1::DurabilityClass;
 
@@ -242,36 +242,6 @@ geo 0
 }
 
 #[test]
-fn who_is_spare_in_2_2_1() {
-    let voters = voters_221();
-    /// Leader, prompt followers, the spare ones of all others.
-    type Case<'a> = (u64, &'a [u64], &'a [u64]);
-    let cases: &[Case<'_>] = &[
-        // a2 makes two and b1 the second zone.
-        (1, &[2, 3, 4, 5], &[4, 5]),
-        (3, &[1, 2, 4, 5], &[4, 5]),
-        // Who is not prompt is not relied on; itself it is not needed either.
-        (1, &[3, 4, 5], &[2, 5]),
-        (1, &[2, 4, 5], &[3, 5]),
-        // Zone b is gone: the remote is the second zone.
-        (1, &[2, 5], &[3, 4]),
-        // No second zone, no majority: everybody is needed.
-        (1, &[2], &[]),
-        (1, &[5], &[]),
-        (1, &[], &[]),
-        // The remote leads: the order of the topology.
-        (5, &[1, 2, 3, 4], &[3, 4]),
-    ];
-    for (leader, prompt, spare) in cases {
-        let found: Vec<u64> = (1..=5)
-            .filter(|node| node != leader)
-            .filter(|node| is_spare(&voters, *leader, *node, |node| prompt.contains(&node)))
-            .collect();
-        assert_eq!(found, *spare, "leader {leader}, prompt {prompt:?}");
-    }
-}
-
-#[test]
 fn a_new_data_directory_acknowledges_from_nothing() {
     let voters = voters_221();
     let mut acks = Acks::new(3, 0, 0);
@@ -312,4 +282,48 @@ fn geo_is_shown_as_city_only_while_a_placed_regime_record_says_so_and_never_goes
     assert!(!placed.learn(marks(3, 3)), "no news");
     assert!(placed.learn(marks(12, 11)));
     assert_eq!(placed.shown, marks(12, 11));
+}
+
+#[test]
+fn who_is_spare_in_2_2_1() {
+    let voters = voters_221();
+    /// Leader, prompt followers, the spare ones of all others.
+    type Case<'a> = (u64, &'a [u64], &'a [u64]);
+    let cases: &[Case<'_>] = &[
+        // a2 makes two and b1 the second zone.
+        (1, &[2, 3, 4, 5], &[4, 5]),
+        (3, &[1, 2, 4, 5], &[4, 5]),
+        // Who is not prompt is not relied on; itself it is not needed either.
+        (1, &[3, 4, 5], &[2, 5]),
+        (1, &[2, 4, 5], &[3, 5]),
+        // Zone b is gone: the remote is the second zone.
+        (1, &[2, 5], &[3, 4]),
+        // No second zone, no majority: everybody is needed.
+        (1, &[2], &[]),
+        (1, &[5], &[]),
+        (1, &[], &[]),
+        // The remote leads: the order of the topology.
+        (5, &[1, 2, 3, 4], &[3, 4]),
+    ];
+    for (leader, prompt, spare) in cases {
+        let found: Vec<u64> = (1..=5)
+            .filter(|node| node != leader)
+            .filter(|node| is_spare(&voters, *leader, *node, |node| prompt.contains(&node)))
+            .collect();
+        assert_eq!(found, *spare, "leader {leader}, prompt {prompt:?}");
+    }
+}
+
+#[test]
+fn one_prompt_voter_of_each_other_site_is_needed_for_geo() {
+    let voters = parse_voters("1:a:east 2:b:east 3:c:west 4:c:west");
+    let needed = |leader, prompt: &[u64]| -> Vec<u64> {
+        (1..=4)
+            .filter(|node| stands_for_its_site(&voters, leader, *node, |node| prompt.contains(&node)))
+            .collect()
+    };
+    assert_eq!(needed(1, &[2, 3, 4]), [3]);
+    assert_eq!(needed(1, &[2, 4]), [3, 4], "who is not prompt is not relied on");
+    assert_eq!(needed(1, &[2]), [3, 4]);
+    assert_eq!(needed(4, &[1, 2, 3]), [1]);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Gate;
-use crate::placement::{Class, Voter, is_spare, reachable};
+use crate::placement::{Class, Voter, is_spare, reachable, stands_for_its_site};
 
 /// A follower that has answered within this time, or has nothing to answer, is prompt.
 const PROMPT: Duration = Duration::from_millis(10);
@@ -90,21 +90,6 @@ impl Gate {
         reachable(class, &inner.voters, &in_contact)
     }
 
-    /// Whether appends reach class `city` without this follower's answer, by others that answer promptly, and nobody waits
-    /// for another class.
-    #[must_use]
-    pub fn is_spare(&self, target: u64) -> bool {
-        if self.waits_for_geo() {
-            return false;
-        }
-        let inner = self.inner();
-        let Some(leading) = &inner.leading else { return false };
-        let acked = |node: u64| leading.acks.by_node().get(&node).copied().unwrap_or(0);
-        let own = acked(self.node_id);
-        let answered = |node: u64| leading.contacts.last(node).is_some_and(|at| at.elapsed() < PROMPT);
-        is_spare(&inner.voters, self.node_id, target, |node| acked(node) >= own || answered(node))
-    }
-
     /// What the leader knows of each voter: (node, matched index, time since the last answer). Empty on a follower.
     #[must_use]
     pub fn replicas(&self) -> Vec<(u64, u64, Option<Duration>)> {
@@ -121,6 +106,20 @@ impl Gate {
                 (node_id, matched, contact.or(own))
             })
             .collect()
+    }
+
+    /// Whether what is under way reaches its classes without this follower's answer, by others that answer promptly.
+    #[must_use]
+    pub fn is_spare(&self, target: u64) -> bool {
+        let inner = self.inner();
+        let Some(leading) = &inner.leading else { return false };
+        let acked = |node: u64| leading.acks.by_node().get(&node).copied().unwrap_or(0);
+        let own = acked(self.node_id);
+        let answered = |node: u64| leading.contacts.last(node).is_some_and(|at| at.elapsed() < PROMPT);
+        let is_prompt = |node| acked(node) >= own || answered(node);
+        let geo_needs_it =
+            self.waits_for_geo() && stands_for_its_site(&inner.voters, self.node_id, target, is_prompt);
+        !geo_needs_it && is_spare(&inner.voters, self.node_id, target, is_prompt)
     }
 
     /// What to tell `target` if it stands in another site than this node. None: it does not, or this node does not lead.
