@@ -10,6 +10,8 @@
 //! | `contact` | who has answered and when: what can be reached, what the remote can prove |
 
 mod contact;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -216,6 +218,14 @@ impl Gate {
             leading.acks.acknowledge(term, node, index);
         }
         self.advance();
+    }
+
+    /// No connection to a follower can be had in `term`: it is out of contact until it answers again.
+    pub fn lost(&self, term: u64, node: u64) {
+        let mut inner = self.inner();
+        if let Some(leading) = inner.leading.as_mut().filter(|leading| leading.term == term) {
+            leading.contacts.lost(node);
+        }
     }
 
     /// This node's own log has been flushed through `index`.
