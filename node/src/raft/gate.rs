@@ -44,6 +44,8 @@ pub type Held = Box<dyn FnOnce(Release) + Send>;
 struct Waiting {
     held: Held,
     since: Instant,
+    /// The same by the UTC clock.
+    since_us: i64,
 }
 
 /// What this node knows as the leader of one term.
@@ -244,9 +246,9 @@ impl Gate {
         self.placed.send_if_modified(|placed| placed.learn(floor));
     }
 
-    /// The applied log says that `geo` is acknowledged as `city` since the record at this index; none: that it is not.
-    pub fn set_degraded(&self, since: Option<u64>) {
-        if self.placed.send_if_modified(|placed| placed.set_degraded(since)) {
+    /// The log, applied up to this index, says that `geo` is acknowledged as `city` since a record; none: that it is not.
+    pub fn follow_regime(&self, degraded_since: Option<u64>, applied: u64) {
+        if self.placed.send_if_modified(|placed| placed.follow_regime(degraded_since, applied)) {
             self.advance();
         }
     }
@@ -283,7 +285,7 @@ impl Gate {
 
     /// Holds a reply until `index`, proposed or read in `term`, is placed as `class` demands.
     pub fn hold(&self, term: u64, index: u64, class: Class, held: Held) {
-        let waiting = Waiting { held, since: Instant::now() };
+        let waiting = Waiting { held, since: Instant::now(), since_us: (self.clock)() };
         let mut inner = self.inner();
         // The group's watcher may not have told the gate of a new term yet; whoever applied its own proposal leads it.
         let drained = self.lead_locked(&mut inner, term);

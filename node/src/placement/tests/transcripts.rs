@@ -87,11 +87,12 @@ impl Gate {
                 if drained.is_empty() { "nothing held\n".into() } else { drained }
             }
             "degrade" => {
-                self.placed.set_degraded(Some(arguments.number("since")));
+                // The leader has applied whatever it holds replies of.
+                self.placed.follow_regime(Some(arguments.number("since")), u64::MAX);
                 self.advance()
             }
             "restore" => {
-                self.placed.set_degraded(None);
+                self.placed.follow_regime(None, u64::MAX);
                 self.advance()
             }
             "wipe" => {

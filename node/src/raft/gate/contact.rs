@@ -78,7 +78,8 @@ impl Contacts {
 pub struct ProofPart {
     /// The leader's time of its last acknowledgement by a quorum; 0: none in this term.
     pub quorum_us: i64,
-    /// The newest acknowledgement of the addressed node that the leader has counted, and when.
+    /// The newest acknowledgement of the addressed node that the leader has counted, and when; or, if earlier, since when the
+    /// oldest reply of class `geo` waits: what degrades the regime is its age, and a node that answers can still lag.
     pub echoed: (u64, i64),
     /// The highest index that was acknowledged as `geo`.
     pub geo_acked: u64,
@@ -150,10 +151,11 @@ impl Gate {
         if site(target)? == site(self.node_id)? {
             return None;
         }
+        let oldest_us = inner.queue.first(Class::Geo).map_or(i64::MAX, |waiting| waiting.since_us);
         let echoed = leading.contacts.by_node.get(&target);
         Some(ProofPart {
             quorum_us: quorum_us(&inner.voters, self.node_id, (self.clock)(), &leading.contacts),
-            echoed: echoed.map_or((0, 0), |contact| (contact.acked, contact.acked_us)),
+            echoed: echoed.map_or((0, 0), |contact| (contact.acked, contact.acked_us.min(oldest_us))),
             geo_acked: inner.geo_acked,
             adaptive: self.policy.adaptive,
             degrade_after_ms: self.policy.degrade_after_ms,

@@ -148,11 +148,11 @@ async fn geo_is_acknowledged_as_city_while_the_regime_record_says_so() {
     let bed = bed();
     bed.ack(&[2, 3], 4);
     bed.hold(4, Class::Geo, "waits");
-    bed.gate.set_degraded(Some(5));
+    bed.gate.follow_regime(Some(5), 5);
     assert_eq!(bed.released(), [], "the record itself is not placed");
     bed.ack(&[2, 3], 6);
     assert_eq!(bed.released(), [("waits", "city", true)]);
-    bed.gate.set_degraded(None);
+    bed.gate.follow_regime(None, 7);
     bed.hold(7, Class::Geo, "later");
     bed.ack(&[2, 3], 8);
     assert_eq!(bed.released(), []);
@@ -177,4 +177,11 @@ async fn a_remote_node_is_told_what_the_leader_knew() {
     assert_eq!((proof.quorum_us, proof.echoed, proof.geo_acked), (2_000, (4, 1_000), 3));
     assert!(proof.adaptive && proof.degraded_since.is_none());
     assert_eq!(bed.released(), [("geo", "geo", false)]);
+    // The remote node answers, but not for what waits: its acknowledgement proves nothing newer than that.
+    bed.hold(6, Class::Geo, "waits");
+    bed.clock_us.store(9_000, Ordering::Relaxed);
+    bed.ack(&[5], 5);
+    assert_eq!(bed.gate.proof_for(5).expect("another site").echoed, (5, 3_000));
+    bed.ack(&[5], 6);
+    assert_eq!(bed.gate.proof_for(5).expect("another site").echoed, (6, 9_000));
 }
