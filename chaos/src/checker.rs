@@ -21,7 +21,9 @@
 //! | [`order`] | appends and reads are linearizable |
 //! | [`reads`] | every read returned a piece of F's prefix |
 //! | [`balances`] | every entry and every currency sum to zero; stated balances are those of F |
-//! | [`leaders`] | one leader a term; terms never fall |
+//! | [`placement`] | receipts attest, and replicas hold, what the class demands |
+//! | [`leaders`] | one leader a term; terms never fall; commit and applied never fall between starts |
+//! | [`votes`] | stored votes never go back, in a term they are for one node, and one node wins it |
 
 mod acknowledged;
 mod atomic;
@@ -35,6 +37,7 @@ mod forge;
 mod leaders;
 mod order;
 mod phantom;
+mod placement;
 mod reads;
 mod refused;
 mod replicas;
@@ -42,12 +45,14 @@ mod replicas;
 mod sample;
 #[cfg(test)]
 mod tests;
+mod votes;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::history::{Call, FinalLog, History, Outcome};
+use crate::history::{Call, Class, FinalLog, History, Outcome};
 use evidence::Evidence;
 
 /// Most messages that are kept of one invariant.
@@ -67,7 +72,9 @@ const INVARIANTS: &[(&str, Invariant)] = &[
     ("order", order::check),
     ("reads", reads::check),
     ("balances", balances::check),
+    ("placement", placement::check),
     ("leaders", leaders::check),
+    ("votes", votes::check),
 ];
 
 /// What an invariant has found, in words.
@@ -120,6 +127,15 @@ pub struct Counts {
     pub unknown: u64,
 }
 
+/// What was promised to one class, and kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ByClass {
+    /// Different keys that were acknowledged.
+    pub acknowledged: u64,
+    /// Those of them that are not in F.
+    pub lost: u64,
+}
+
 /// The checker's judgement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Judgement {
@@ -139,6 +155,8 @@ pub struct Judgement {
     pub unknown_absent: u64,
     /// RPO in entries: acknowledged keys that are not in F.
     pub lost: u64,
+    /// The same by the strongest class that a receipt of the key lets rely on.
+    pub by_class: BTreeMap<Class, ByClass>,
     /// Empty when it passes.
     pub violations: Vec<Violation>,
 }
@@ -168,8 +186,20 @@ pub fn check(history: &History, finals: &[FinalLog]) -> Judgement {
             .attempts_by_key()
             .filter(|attempts| attempts.acknowledged() && evidence.position(attempts.key).is_none())
             .count() as u64,
+        by_class: by_class(&evidence),
         violations,
     }
+}
+
+fn by_class(evidence: &Evidence<'_>) -> BTreeMap<Class, ByClass> {
+    let mut classes: BTreeMap<Class, ByClass> = BTreeMap::new();
+    for attempts in evidence.attempts_by_key() {
+        let Some(class) = attempts.promised() else { continue };
+        let counts = classes.entry(class).or_default();
+        counts.acknowledged += 1;
+        counts.lost += u64::from(evidence.position(attempts.key).is_none());
+    }
+    classes
 }
 
 fn count(history: &History) -> (Counts, Counts) {

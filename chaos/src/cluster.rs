@@ -2,6 +2,8 @@
 
 pub mod child;
 pub mod loop_disk;
+pub mod namespace;
+pub mod packets;
 pub mod process;
 
 use crate::proxy::Endpoint;
@@ -15,6 +17,8 @@ pub struct Member {
     pub name: String,
     /// `a`
     pub zone: String,
+    /// `east`
+    pub site: String,
 }
 
 impl Member {
@@ -31,11 +35,22 @@ pub struct Members(Vec<Member>);
 impl Members {
     /// The default five in 2-2-1: `a1`, `a2`, `b1`, `b2`, `c1`.
     pub fn default_five() -> Self {
-        let places = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")];
+        let places = [
+            ("a1", "a", "east"),
+            ("a2", "a", "east"),
+            ("b1", "b", "east"),
+            ("b2", "b", "east"),
+            ("c1", "c", "west"),
+        ];
         Self(
             (1..)
                 .zip(places)
-                .map(|(id, (name, zone))| Member { id, name: name.into(), zone: zone.into() })
+                .map(|(id, (name, zone, site))| Member {
+                    id,
+                    name: name.into(),
+                    zone: zone.into(),
+                    site: site.into(),
+                })
                 .collect(),
         )
     }
@@ -60,9 +75,24 @@ impl Members {
         self.iter().any(|member| member.zone == zone)
     }
 
+    /// Whether any node is in this site.
+    pub fn has_site(&self, site: &str) -> bool {
+        self.iter().any(|member| member.site == site)
+    }
+
     /// The nodes of a zone.
     pub fn of_zone<'a>(&'a self, zone: &'a str) -> impl Iterator<Item = &'a Member> {
         self.iter().filter(move |member| member.zone == zone)
+    }
+
+    /// An end's name.
+    pub fn name_of(&self, end: Endpoint) -> String {
+        match end {
+            Endpoint::Clients => "clients".to_owned(),
+            Endpoint::Node(id) => {
+                self.by_id(id).map_or_else(|| end.to_string(), |member| member.name.clone())
+            }
+        }
     }
 
     /// Every end that links have: all nodes and the clients.

@@ -1,21 +1,28 @@
 //! What can go wrong, and the driver that does it and undoes it.
 //!
-//! Invariants: every fault is written to the history before it begins and after it has been undone; every fault is undone,
-//! in whatever order they overlap; nothing survives the harness, because links end with its proxies and processes with
-//! [`crate::cluster::child`].
+//! Invariants: every fault is written to the history before it begins and after it has been undone; every fault but a
+//! wiped disk is undone, in whatever order they overlap; a blackhole is proven to be one while it lasts; nothing survives
+//! the harness, because links end with its proxies, processes with [`crate::cluster::child`], and rules and mounts with
+//! its namespaces.
 
-use std::fmt;
+mod wire;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use crate::cluster::process::{ClusterError, ProcessCluster};
 use crate::cluster::{Member, Members};
 use crate::history::Recorder;
+use crate::probe::{BlackholeProof, prove};
 use crate::proxy::{Endpoint, LinkFault};
 use crate::scenario::{Step, When};
+
+pub use wire::{Party, Wire};
+
+/// How long a step waits for the acknowledgement in whose instant it is taken.
+const ACKNOWLEDGEMENT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who is hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,38 +37,17 @@ pub enum Target {
     LeaderZone,
     /// Every node.
     All,
-}
-
-/// Whom the target is cut off from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Party {
-    /// Everybody who is not hit too.
-    Everything,
-    /// All clients.
-    Clients,
-    /// The nodes of a zone.
-    Zone(String),
-    /// A node.
-    Node(String),
-}
-
-/// Which way bytes are hit, seen from the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// To it and from it.
-    Both,
-    /// To it.
-    In,
-    /// From it.
-    Out,
+    /// Links.
+    Wires(Vec<Wire>),
 }
 
 /// What happens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blow {
     /// SIGKILL; undone by starting the node again on its data.
     Kill,
+    /// SIGKILL, and the data directory is deleted; not undone, the node is gone for the rest of the run.
+    Wipe,
     /// SIGSTOP; undone by SIGCONT.
     Pause,
     /// The file systems fail in the same instant, then the processes are killed; undone by mounting what was on the disks
@@ -69,136 +55,74 @@ pub enum Blow {
     PowerLoss,
     /// The file systems are filled to the last byte; undone by freeing that again.
     Fill,
-    /// Nothing arrives.
-    Blackhole {
-        /// The other ends.
-        from: Vec<Party>,
-        /// Which way.
-        direction: Direction,
+    /// The file systems answer no write, then all at once.
+    Stall {
+        /// For so long each, with a pause of the same length between.
+        flap: Duration,
     },
-    /// Connections are reset.
-    Reset {
-        /// The other ends.
-        from: Vec<Party>,
-        /// Which way.
-        direction: Direction,
-    },
-    /// Everything takes longer.
-    Slow {
-        /// The other ends.
-        from: Vec<Party>,
-        /// Which way.
-        direction: Direction,
-        /// Added to the delay.
-        delay: Duration,
-        /// Added to the jitter.
-        jitter: Duration,
-        /// Most bytes a second on each link.
-        bytes_per_second: Option<u64>,
+    /// Something is wrong with links.
+    Link {
+        /// What.
+        fault: LinkFault,
+        /// Alternately so long there and so long not; none: there without a break.
+        flap: Option<Duration>,
     },
 }
 
 impl Blow {
-    /// What it does to links, to whom and which way; none if it hits processes.
-    fn on_links(&self) -> Option<(&[Party], Direction, LinkFault)> {
+    fn verb(self) -> &'static str {
         match self {
-            Self::Kill | Self::Pause | Self::PowerLoss | Self::Fill => None,
-            Self::Blackhole { from, direction } => Some((from, *direction, LinkFault::Blackhole)),
-            Self::Reset { from, direction } => Some((from, *direction, LinkFault::Reset)),
-            Self::Slow { from, direction, delay, jitter, bytes_per_second } => {
-                let fault =
-                    LinkFault::Slow { delay: *delay, jitter: *jitter, bytes_per_second: *bytes_per_second };
-                Some((from, *direction, fault))
-            }
+            Self::Kill => "kill",
+            Self::Wipe => "kill and wipe the disk of",
+            Self::Pause => "pause",
+            Self::PowerLoss => "cut the power of",
+            Self::Fill => "fill the disk of",
+            Self::Stall { .. } => "stall the disk of",
+            Self::Link { fault, .. } => match fault {
+                LinkFault::Blackhole => "blackhole",
+                LinkFault::Reset => "reset",
+                LinkFault::HalfOpen => "half-open",
+                LinkFault::Slow { .. } => "slow",
+            },
         }
     }
-}
 
-impl fmt::Display for Party {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn flap(self) -> Option<Duration> {
         match self {
-            Self::Everything => f.write_str("everything"),
-            Self::Clients => f.write_str("clients"),
-            Self::Zone(zone) => write!(f, "zone {zone}"),
-            Self::Node(node) => f.write_str(node),
+            Self::Link { flap, .. } => flap,
+            Self::Stall { flap } => Some(flap),
+            _ => None,
         }
     }
 }
 
-/// A sentence for people: `blackhole a1, a2 from everything`.
-fn describe(blow: &Blow, hit: &[&Member]) -> String {
-    let verb = match blow {
-        Blow::Kill => "kill",
-        Blow::Pause => "pause",
-        Blow::PowerLoss => "cut the power of",
-        Blow::Fill => "fill the disk of",
-        Blow::Blackhole { .. } => "blackhole",
-        Blow::Reset { .. } => "reset",
-        Blow::Slow { .. } => "slow",
-    };
-    let names: Vec<&str> = hit.iter().map(|member| member.name.as_str()).collect();
-    let mut text = format!("{verb} {}", names.join(", "));
-    if let Some((from, direction, _)) = blow.on_links() {
-        let from: Vec<String> = from.iter().map(Party::to_string).collect();
-        let way = match direction {
-            Direction::Both => "",
-            Direction::In => ", inbound only",
-            Direction::Out => ", outbound only",
-        };
-        text.push_str(&format!(" from {}{way}", from.join(", ")));
-    }
-    text
-}
-
-/// The ordered pairs of ends whose links are hit.
-fn pairs(
-    members: &Members,
-    hit: &[&Member],
-    from: &[Party],
-    direction: Direction,
-) -> Vec<(Endpoint, Endpoint)> {
-    let is_hit = |end: Endpoint| hit.iter().any(|member| member.endpoint() == end);
-    let is_party = |end: Endpoint| {
-        let member = match end {
-            Endpoint::Clients => None,
-            Endpoint::Node(id) => members.by_id(id),
-        };
-        from.iter().any(|party| match party {
-            Party::Everything => true,
-            Party::Clients => end == Endpoint::Clients,
-            Party::Zone(zone) => member.is_some_and(|member| member.zone == *zone),
-            Party::Node(node) => member.is_some_and(|member| member.name == *node),
-        })
-    };
-    let others: Vec<Endpoint> =
-        members.endpoints().into_iter().filter(|end| !is_hit(*end) && is_party(*end)).collect();
-    let mut pairs = Vec::new();
-    for inside in hit.iter().map(|member| member.endpoint()) {
-        for &outside in &others {
-            if direction != Direction::Out {
-                pairs.push((outside, inside));
-            }
-            if direction != Direction::In {
-                pairs.push((inside, outside));
-            }
-        }
-    }
-    pairs
+/// A fault with everything that it hits, as it was found when it began.
+#[derive(Debug, Clone)]
+struct Blowing {
+    number: u64,
+    blow: Blow,
+    hit: Vec<Member>,
+    pairs: Vec<(Endpoint, Endpoint)>,
+    what: String,
 }
 
 /// What the driver did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Driven {
-    /// Faults begun and undone.
+    /// Faults begun, and undone if they can be.
     pub faults: u64,
     /// Processes killed.
     pub kills: u64,
+    /// What the harness saw of its own blackholes.
+    pub proofs: Vec<BlackholeProof>,
 }
+
+type Undoing = JoinSet<Result<Vec<BlackholeProof>, ClusterError>>;
 
 /// Takes the steps of a scenario. `recovery_within` bounds each wait for the cluster to recover.
 ///
 /// # Errors
-/// The cluster cannot be handled, or does not recover in time.
+/// The cluster cannot be handled, or does not recover in time; a blackhole let something through.
 pub async fn drive(
     cluster: &Arc<ProcessCluster>,
     recorder: &Recorder,
@@ -207,127 +131,190 @@ pub async fn drive(
 ) -> Result<Driven, ClusterError> {
     let start = Instant::now();
     let mut driven = Driven::default();
-    let mut undoing: JoinSet<Result<(), ClusterError>> = JoinSet::new();
+    let mut undoing = Undoing::new();
     for (number, step) in (1_u64..).zip(steps) {
         match step.when {
             When::At(at) => tokio::time::sleep_until((start + at).into()).await,
             When::AfterRecovery(pause) => {
-                all_undone(&mut undoing).await?;
+                all_undone(&mut undoing, &mut driven).await?;
                 cluster.recovered(recovery_within).await?;
                 tokio::time::sleep(pause).await;
             }
         }
-        let members = cluster.members();
-        let hit: Vec<Member> = targets(cluster, &step.target).await?.into_iter().cloned().collect();
-        let hit_refs: Vec<&Member> = hit.iter().collect();
-        let what = describe(&step.blow, &hit_refs);
-        tracing::info!(fault = number, "{what} for {:?}", step.lasts);
-        recorder.fault_begins(number, &what);
-        driven.faults += 1;
-        let links = step
-            .blow
-            .on_links()
-            .map(|(from, direction, fault)| (pairs(members, &hit_refs, from, direction), fault));
-        match (&step.blow, &links) {
-            (_, Some((pairs, fault))) => cluster.impose(number, pairs, *fault),
-            (Blow::Kill, None) => {
-                driven.kills += hit.len() as u64;
-                cluster.kill(&hit)?;
-            }
-            (Blow::PowerLoss, None) => {
-                driven.kills += hit.len() as u64;
-                cluster.cut_power(&hit)?;
-            }
-            (Blow::Fill, None) => cluster.fill(&hit)?,
-            (_, None) => cluster.pause(&hit)?,
+        let blowing = aim(cluster, number, step).await?;
+        if step.on_acknowledgement {
+            tokio::time::timeout(ACKNOWLEDGEMENT_PATIENCE, recorder.next_acknowledgement())
+                .await
+                .map_err(|_| ClusterError::Harness("no append was acknowledged to wait for".into()))?;
         }
-        let (cluster, recorder, lasts) = (Arc::clone(cluster), recorder.clone(), step.lasts);
-        let blow = step.blow.clone();
-        undoing.spawn(async move {
-            tokio::time::sleep(lasts).await;
-            match (links, blow) {
-                (Some((pairs, _)), _) => cluster.lift(number, &pairs),
-                (None, Blow::Kill) => cluster.restart(&hit).await?,
-                (None, Blow::PowerLoss) => {
-                    cluster.restore_power(&hit)?;
-                    cluster.restart(&hit).await?;
-                }
-                (None, Blow::Fill) => cluster.free(&hit)?,
-                (None, _) => cluster.resume(&hit)?,
-            }
-            tracing::info!(fault = number, "undone: {what}");
-            recorder.fault_ended(number);
-            Ok(())
-        });
+        recorder.fault_begins(number, &blowing.what);
+        begin(cluster, &blowing, &mut driven)?;
+        let lasts = step.lasts;
+        tracing::info!(fault = number, "{} for {lasts:?}", blowing.what);
+        let (cluster, recorder) = (Arc::clone(cluster), recorder.clone());
+        if let Some(lasts) = lasts {
+            undoing.spawn(async move {
+                let proofs = last(&cluster, &blowing, lasts).await?;
+                undo(&cluster, &blowing).await?;
+                tracing::info!(fault = number, "undone: {}", blowing.what);
+                recorder.fault_ended(number);
+                Ok(proofs)
+            });
+        }
     }
-    all_undone(&mut undoing).await?;
+    all_undone(&mut undoing, &mut driven).await?;
     cluster.recovered(recovery_within).await?;
     Ok(driven)
 }
 
-async fn all_undone(undoing: &mut JoinSet<Result<(), ClusterError>>) -> Result<(), ClusterError> {
+async fn all_undone(undoing: &mut Undoing, driven: &mut Driven) -> Result<(), ClusterError> {
     while let Some(undone) = undoing.join_next().await {
-        undone.map_err(|error| ClusterError::Harness(format!("undoing a fault: {error}")))??;
+        let proofs = undone.map_err(|error| ClusterError::Harness(format!("undoing a fault: {error}")))??;
+        driven.proofs.extend(proofs);
     }
     Ok(())
 }
 
-async fn targets<'a>(cluster: &'a ProcessCluster, target: &Target) -> Result<Vec<&'a Member>, ClusterError> {
+/// Finds out who is hit.
+async fn aim(cluster: &ProcessCluster, number: u64, step: &Step) -> Result<Blowing, ClusterError> {
     let members = cluster.members();
-    let leader = match target {
-        Target::Leader | Target::LeaderZone => Some(cluster.leader().await?),
-        Target::Node(_) | Target::Zone(_) | Target::All => None,
+    let needs_leader = match &step.target {
+        Target::Leader | Target::LeaderZone => true,
+        Target::Wires(wires) => wires.iter().any(Wire::needs_leader),
+        Target::Node(_) | Target::Zone(_) | Target::All => false,
     };
-    Ok(members
-        .iter()
-        .filter(|member| match target {
-            Target::Node(node) => member.name == *node,
-            Target::Zone(zone) => member.zone == *zone,
-            Target::All => true,
-            Target::Leader => leader == Some(*member),
-            Target::LeaderZone => leader.is_some_and(|leader| leader.zone == member.zone),
-        })
-        .collect())
+    let leader = if needs_leader { Some(cluster.leader().await?) } else { None };
+    let is_hit = |member: &&Member| match &step.target {
+        Target::Node(node) => member.name == *node,
+        Target::Zone(zone) => member.zone == *zone,
+        Target::All => true,
+        Target::Leader => leader == Some(*member),
+        Target::LeaderZone => leader.is_some_and(|leader| leader.zone == member.zone),
+        Target::Wires(_) => false,
+    };
+    let hit: Vec<Member> = members.iter().filter(is_hit).cloned().collect();
+    let mut pairs = match &step.target {
+        Target::Wires(wires) => wires.iter().flat_map(|wire| wire.pairs(members, leader)).collect(),
+        _ => Vec::new(),
+    };
+    pairs.sort_unstable();
+    pairs.dedup();
+    let what = describe(step, &hit, members, leader);
+    Ok(Blowing { number, blow: step.blow, hit, pairs, what })
+}
+
+/// A sentence for people: `blackhole a1, a2 <-> clients, b1`.
+fn describe(step: &Step, hit: &[Member], members: &Members, leader: Option<&Member>) -> String {
+    let objects: Vec<String> = match &step.target {
+        Target::Wires(wires) => wires.iter().map(|wire| wire.describe(members, leader)).collect(),
+        _ => vec![hit.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")],
+    };
+    let mut text = format!("{} {}", step.blow.verb(), objects.join("; "));
+    if let Some(flap) = step.blow.flap() {
+        text.push_str(&format!(", every {flap:?}"));
+    }
+    text
+}
+
+fn begin(cluster: &Arc<ProcessCluster>, blowing: &Blowing, driven: &mut Driven) -> Result<(), ClusterError> {
+    let Blowing { number, blow, hit, pairs, .. } = blowing;
+    driven.faults += 1;
+    if matches!(blow, Blow::Kill | Blow::Wipe | Blow::PowerLoss) {
+        driven.kills += hit.len() as u64;
+    }
+    match blow {
+        Blow::Kill => cluster.kill(hit),
+        Blow::Wipe => cluster.wipe(hit),
+        Blow::Pause => cluster.pause(hit),
+        Blow::PowerLoss => cluster.cut_power(hit),
+        Blow::Fill => cluster.fill(hit),
+        // It comes and goes: `last`.
+        Blow::Stall { .. } => Ok(()),
+        Blow::Link { fault, .. } => cluster.impose(*number, pairs, *fault),
+    }
+}
+
+/// What happens from a fault's beginning to its undoing.
+async fn last(
+    cluster: &Arc<ProcessCluster>,
+    blowing: &Blowing,
+    lasts: Duration,
+) -> Result<Vec<BlackholeProof>, ClusterError> {
+    let end = Instant::now() + lasts;
+    match blowing.blow {
+        Blow::Link { fault, flap: Some(flap) } => {
+            while end.saturating_duration_since(Instant::now()) > flap {
+                tokio::time::sleep(flap).await;
+                cluster.lift(blowing.number, &blowing.pairs)?;
+                tokio::time::sleep(flap).await;
+                cluster.impose(blowing.number, &blowing.pairs, fault)?;
+            }
+            tokio::time::sleep_until(end.into()).await;
+            Ok(Vec::new())
+        }
+        Blow::Stall { flap } => {
+            while Instant::now() < end {
+                cluster.stall(&blowing.hit, flap).await?;
+                tokio::time::sleep(flap).await;
+            }
+            Ok(Vec::new())
+        }
+        Blow::Link { fault: LinkFault::Blackhole, flap: None } => {
+            let proofs =
+                prove(cluster.network(), cluster.members(), blowing.number, &blowing.pairs, end).await?;
+            tokio::time::sleep_until(end.into()).await;
+            Ok(proofs)
+        }
+        _ => {
+            tokio::time::sleep_until(end.into()).await;
+            Ok(Vec::new())
+        }
+    }
+}
+
+async fn undo(cluster: &Arc<ProcessCluster>, blowing: &Blowing) -> Result<(), ClusterError> {
+    let hit = &blowing.hit;
+    match blowing.blow {
+        Blow::Kill => cluster.restart(hit).await,
+        Blow::PowerLoss => {
+            cluster.restore_power(hit)?;
+            cluster.restart(hit).await
+        }
+        Blow::Pause => cluster.resume(hit),
+        Blow::Fill => cluster.free(hit),
+        Blow::Wipe | Blow::Stall { .. } => Ok(()),
+        Blow::Link { .. } => cluster.lift(blowing.number, &blowing.pairs),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cut(zone: &str, from: &[Party], direction: Direction) -> Vec<(Endpoint, Endpoint)> {
+    fn said(blow: Blow, target: Target) -> String {
         let members = Members::default_five();
-        let hit: Vec<&Member> = members.of_zone(zone).collect();
-        pairs(&members, &hit, from, direction)
-    }
-
-    #[test]
-    fn a_zone_is_cut_from_everything_but_itself() {
-        let pairs = cut("a", &[Party::Everything], Direction::Both);
-        assert_eq!(pairs.len(), 2 * 4 * 2, "two nodes, four others each, both ways");
-        assert!(!pairs.contains(&(Endpoint::Node(1), Endpoint::Node(2))));
-        assert!(pairs.contains(&(Endpoint::Clients, Endpoint::Node(2))));
-        assert!(pairs.contains(&(Endpoint::Node(1), Endpoint::Node(5))));
-        assert!(!pairs.contains(&(Endpoint::Node(3), Endpoint::Node(4))));
-    }
-
-    #[test]
-    fn one_way_cuts_and_parties_are_exact() {
-        let out = cut("c", &[Party::Clients, Party::Node("b2".into())], Direction::Out);
-        assert_eq!(out, [(Endpoint::Node(5), Endpoint::Clients), (Endpoint::Node(5), Endpoint::Node(4))]);
-        let inbound = cut("c", &[Party::Zone("a".into())], Direction::In);
-        assert_eq!(inbound, [(Endpoint::Node(1), Endpoint::Node(5)), (Endpoint::Node(2), Endpoint::Node(5))]);
+        let step = Step {
+            when: When::At(Duration::ZERO),
+            on_acknowledgement: false,
+            blow,
+            target,
+            lasts: None,
+            writes: None,
+        };
+        let hit: Vec<Member> = members.of_zone("a").cloned().collect();
+        describe(&step, &hit, &members, members.node("b1"))
     }
 
     #[test]
     fn faults_are_said_in_words() {
         let members = Members::default_five();
-        let hit: Vec<&Member> = members.of_zone("a").collect();
-        assert_eq!(describe(&Blow::Kill, &hit), "kill a1, a2");
-        assert_eq!(describe(&Blow::PowerLoss, &hit), "cut the power of a1, a2");
-        let blow = Blow::Blackhole {
-            from: vec![Party::Clients, Party::Zone("b".into())],
-            direction: Direction::Out,
-        };
-        assert_eq!(describe(&blow, &hit[..1]), "blackhole a1 from clients, zone b, outbound only");
+        assert_eq!(said(Blow::Kill, Target::Zone("a".into())), "kill a1, a2");
+        assert_eq!(said(Blow::PowerLoss, Target::Zone("a".into())), "cut the power of a1, a2");
+        let flap = Some(Duration::from_millis(200));
+        let wires = ["leader -> c", "a1 <-> clients"].map(|text| Wire::parse(text, &members).unwrap());
+        assert_eq!(
+            said(Blow::Link { fault: LinkFault::Blackhole, flap }, Target::Wires(wires.to_vec())),
+            "blackhole b1 -> c1; a1 <-> clients, every 200ms"
+        );
     }
 }

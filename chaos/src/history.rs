@@ -5,9 +5,11 @@
 //! at most one return, not before it; an operation without a return is unknown; content is named by its hash, never
 //! repeated.
 
+mod diagnose;
 mod hex;
 mod log;
 mod recorder;
+mod seen;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use hex::{Hash32, HexBytes};
 pub use log::{BalanceRow, FinalEntry, FinalLog};
 pub use recorder::Recorder;
+pub use seen::{Attested, Class, EntrySeen, Observation, Place, Places, ReceiptSeen, StoredVote};
 
 /// Version of both formats.
 pub const FORMAT: u32 = 1;
@@ -70,10 +73,12 @@ pub enum Line {
     },
     /// What a node said of itself when it was asked.
     Observe(Observation),
+    /// A vote that a node has stored; those of a node in the order in which it did.
+    Vote(StoredVote),
 }
 
 /// The first line of a history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// [`FORMAT`].
     pub format: u32,
@@ -85,6 +90,9 @@ pub struct Header {
     /// What the run's choices were drawn from.
     #[serde(default)]
     pub seed: u64,
+    /// Where the nodes stand, if placement is to be judged.
+    #[serde(default, skip_serializing_if = "Places::is_empty")]
+    pub places: Places,
 }
 
 /// What a client asks for.
@@ -153,52 +161,6 @@ pub enum Outcome {
     },
 }
 
-/// The replicated part of a receipt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReceiptSeen {
-    /// The entry's key.
-    pub key: String,
-    /// The entry's number.
-    pub seq: u64,
-    /// Its hash.
-    pub entry_hash: Hash32,
-    /// The chain's hash after it.
-    pub chain_hash: Hash32,
-    /// When the leader recorded it, in microseconds since 1970.
-    pub recorded_at_us: i64,
-    /// The key was known already.
-    #[serde(default)]
-    pub replayed: bool,
-}
-
-/// An entry that a read returned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntrySeen {
-    /// The entry's number.
-    pub seq: u64,
-    /// Its hash.
-    pub entry_hash: Hash32,
-}
-
-/// What a node said of one of its groups.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
-    /// When the answer arrived, in nanoseconds.
-    pub t: u64,
-    /// The node's name.
-    pub node: String,
-    /// The number of its present data directory.
-    pub incarnation: u64,
-    /// The group.
-    pub group: u32,
-    /// Its term.
-    pub term: u64,
-    /// `leader`, `follower`, `candidate`, `learner`, `stopped`
-    pub role: String,
-    /// Its leader's name; empty: none known.
-    pub leader: String,
-}
-
 /// An operation: an invocation and its return.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
@@ -240,6 +202,8 @@ pub struct History {
     pub faults: Vec<FaultSpan>,
     /// In the file's order.
     pub observations: Vec<Observation>,
+    /// In the file's order.
+    pub votes: Vec<StoredVote>,
 }
 
 /// A history or final log that says nothing, because it is malformed.
@@ -284,9 +248,9 @@ impl History {
         for (at, line) in BufReader::new(file).lines().enumerate() {
             let line = line.map_err(|error| HistoryError::io(path, error))?;
             let place = || format!("{}:{}", path.display(), at + 1);
-            let line: Line = serde_json::from_str(&line)
-                .map_err(|error| HistoryError::malformed(place(), error.to_string()))?;
-            building.add(line).map_err(|why| HistoryError::malformed(place(), why))?;
+            let parsed: Line = serde_json::from_str(&line)
+                .map_err(|error| HistoryError::malformed(place(), diagnose::history_line(&line, &error)))?;
+            building.add(parsed).map_err(|why| HistoryError::malformed(place(), why))?;
         }
         building.finish().ok_or_else(|| HistoryError::malformed(path.display().to_string(), "it is empty"))
     }
@@ -310,6 +274,7 @@ struct Building {
     operations: BTreeMap<u64, Operation>,
     faults: BTreeMap<u64, FaultSpan>,
     observations: Vec<Observation>,
+    votes: Vec<StoredVote>,
 }
 
 impl Building {
@@ -347,6 +312,7 @@ impl Building {
                 }
             }
             Line::Observe(observation) => self.observations.push(observation),
+            Line::Vote(vote) => self.votes.push(vote),
         }
         Ok(())
     }
@@ -382,6 +348,7 @@ impl Building {
             operations: self.operations.into_values().collect(),
             faults: self.faults.into_values().collect(),
             observations: self.observations,
+            votes: self.votes,
         })
     }
 }

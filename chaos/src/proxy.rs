@@ -67,15 +67,22 @@ impl Network {
         self.links.values()
     }
 
-    /// Starts a proxy through which `from` reaches `upstream`, an address of `to`; returns the proxy's address.
+    /// Every proxy: who dials whom, and where.
+    pub fn addresses(&self) -> impl Iterator<Item = (Endpoint, Endpoint, SocketAddr)> {
+        self.proxies.iter().map(|proxy| (proxy.from, proxy.to, proxy.address))
+    }
+
+    /// Starts a proxy through which `from` reaches `upstream`, an address of `to`; returns the proxy's address. With `local`
+    /// the proxy listens and dials there and nowhere else, so that its packets can be told from all others.
     ///
     /// # Errors
-    /// No such link, or no port.
+    /// No such link, no such local address, or no port.
     pub async fn proxy(
         &mut self,
         from: Endpoint,
         to: Endpoint,
         upstream: SocketAddr,
+        local: Option<Ipv4Addr>,
     ) -> std::io::Result<SocketAddr> {
         let missing = || std::io::Error::other(format!("there is no link between {from} and {to}"));
         let route = Route {
@@ -83,11 +90,12 @@ impl Network {
             forward: Arc::clone(self.link(from, to).ok_or_else(missing)?),
             backward: Arc::clone(self.link(to, from).ok_or_else(missing)?),
             pacer: Arc::clone(&self.pacer),
+            local,
         };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = TcpListener::bind((local.unwrap_or(Ipv4Addr::LOCALHOST), 0)).await?;
         let address = listener.local_addr()?;
         let seed = self.seed.wrapping_add((self.proxies.len() as u64) << 32);
-        self.proxies.push(Proxy { task: tokio::spawn(accept(listener, route, seed)) });
+        self.proxies.push(Proxy { from, to, address, task: tokio::spawn(accept(listener, route, seed)) });
         Ok(address)
     }
 }
@@ -95,6 +103,9 @@ impl Network {
 /// A listener and its connections.
 #[derive(Debug)]
 struct Proxy {
+    from: Endpoint,
+    to: Endpoint,
+    address: SocketAddr,
     task: JoinHandle<()>,
 }
 

@@ -1,7 +1,11 @@
-//! What a run came to: JSON for programs, lines for people.
+//! What a run came to: JSON for programs, lines and a page ([`page`]) for people.
 //!
 //! RTO around a fault is the longest time without an acknowledged append from the fault's beginning to the beginning of
 //! the next one (or to the end of the workload); RPO is the number of acknowledged keys that are not in the final log.
+
+pub mod page;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -9,6 +13,7 @@ use serde::Serialize;
 
 use crate::checker::Judgement;
 use crate::history::{Call, FaultSpan, History, Outcome};
+use crate::probe::BlackholeProof;
 use crate::proxy::LinkCounts;
 
 /// How a run ended.
@@ -61,6 +66,10 @@ pub struct Report {
     pub scenario: String,
     /// What random choices were drawn from.
     pub seed: u64,
+    /// The commit of the working directory, and whether it was changed since.
+    pub commit: String,
+    /// SHA-256 of the executable that was tested.
+    pub executable: String,
     /// The version that the nodes state.
     pub version: String,
     /// The disk that the nodes use.
@@ -69,6 +78,10 @@ pub struct Report {
     pub workload_seconds: f64,
     /// Processes killed.
     pub kills: u64,
+    /// What the harness saw of its own blackholes.
+    pub proofs: Vec<BlackholeProof>,
+    /// Packets that blackholes dropped; none: proxies held bytes instead.
+    pub packets_dropped: Option<u64>,
     /// What the checker says; none if there was no final log to check.
     pub judgement: Option<Judgement>,
     /// Longest time without an acknowledgement in the whole run, in milliseconds.
@@ -116,19 +129,37 @@ impl Acknowledgements {
         to_ms(self.end - self.begin) / 1e3
     }
 
+    /// Times without an acknowledgement that are longer than `least` nanoseconds.
+    pub fn gaps(&self, least: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.stops()
+            .zip(self.stops().skip(1))
+            .filter(move |(left, right)| right.saturating_sub(*left) > least)
+    }
+
+    /// The workload's beginning, every acknowledgement, its end.
+    fn stops(&self) -> impl Iterator<Item = u64> {
+        std::iter::once(self.begin).chain(self.times.iter().copied()).chain(std::iter::once(self.end))
+    }
+
     /// Longest time without an acknowledgement that touches `from..to`, in nanoseconds. Before the first and after the last
     /// one the workload's ends count.
     pub fn longest_gap(&self, from: u64, to: u64) -> u64 {
-        let stops = || {
-            let ends = [self.begin, self.end];
-            std::iter::once(ends[0]).chain(self.times.iter().copied()).chain(std::iter::once(ends[1]))
-        };
-        stops()
-            .zip(stops().skip(1))
+        self.stops()
+            .zip(self.stops().skip(1))
             .filter(|(left, right)| *right > from && *left < to)
             .map(|(left, right)| right.saturating_sub(left))
             .max()
             .unwrap_or(0)
+    }
+
+    /// When the last operation returned, in nanoseconds.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// How many appends were acknowledged in `from..to`.
+    pub fn between(&self, from: u64, to: u64) -> usize {
+        self.times.iter().filter(|t| (from..to).contains(*t)).count()
     }
 
     /// Longest time without an acknowledgement at all, in milliseconds.
@@ -213,6 +244,16 @@ impl fmt::Display for Report {
                 fault.rto_ms
             )?;
         }
+        if !self.proofs.is_empty() {
+            writeln!(
+                f,
+                "blackholes {} health requests over blackholed links, every one met its own deadline",
+                self.proofs.len()
+            )?;
+        }
+        if let Some(packets) = self.packets_dropped {
+            writeln!(f, "dropped    {packets} packets")?;
+        }
         let leaders: Vec<String> =
             self.leaders.iter().map(|seen| format!("{} (term {})", seen.node, seen.term)).collect();
         writeln!(f, "leaders    {}", leaders.join(", "))?;
@@ -226,34 +267,5 @@ impl fmt::Display for Report {
             Verdict::Pass => f.write_str("verdict    PASS"),
             Verdict::Violation => f.write_str("verdict    VIOLATION"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn acknowledgements() -> Acknowledgements {
-        Acknowledgements { times: vec![10, 20, 100, 110, 300], begin: 0, end: 320 }
-    }
-
-    #[test]
-    fn gaps_are_found_where_they_touch_the_window() {
-        let acks = acknowledgements();
-        assert_eq!(acks.longest_gap(0, 320), 190);
-        assert_eq!(acks.longest_gap(25, 30), 80, "a window inside a gap feels all of it");
-        assert_eq!(acks.longest_gap(100, 111), 190);
-        assert_eq!(acks.longest_gap(0, 15), 10);
-        assert_eq!(acks.longest_gap(301, 320), 20, "to the end of the workload");
-        let none = Acknowledgements { times: vec![], begin: 5, end: 50 };
-        assert_eq!(none.longest_gap(5, 50), 45);
-    }
-
-    #[test]
-    fn each_fault_is_charged_until_the_next_begins() {
-        let fault = |fault, begin| FaultSpan { fault, what: String::new(), begin, end: Some(begin + 5) };
-        let reports = acknowledgements().around(&[fault(1, 15), fault(2, 105)]);
-        let rto: Vec<f64> = reports.iter().map(|report| report.rto_ms * 1e6).collect();
-        assert_eq!(rto, [80.0, 190.0]);
     }
 }

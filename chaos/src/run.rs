@@ -3,6 +3,8 @@
 //! Invariants: the verdict rests on the files that were written, read back, so `tercet-chaos check` gives the same one; a
 //! run that the harness could not carry out is an error and never a pass.
 
+mod provenance;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +15,11 @@ use tokio::task::AbortHandle;
 
 use crate::checker::check;
 use crate::cluster::process::{ClusterError, ClusterOptions, ProcessCluster};
+use crate::cluster::{Member, Members};
 use crate::faults::{Driven, drive};
-use crate::history::{FORMAT, FinalLog, Header, History, Observation, Recorder};
-use crate::report::{Acknowledgements, LinkReport, Report, Verdict, leaders};
-use crate::scenario::Scenario;
+use crate::history::{FORMAT, FinalLog, Header, History, Observation, Place, Places, Recorder};
+use crate::report::{Acknowledgements, FaultReport, LinkReport, Report, Verdict, leaders, page};
+use crate::scenario::{Scenario, Writes};
 use crate::workload::{Remote, Seat, Workload, create_journal};
 
 /// The workload's journal.
@@ -27,6 +30,9 @@ const OBSERVE_EVERY: Duration = Duration::from_millis(200);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 /// How long clients may take beyond their time-out to finish.
 const FINISH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was acknowledged before a fault has reached its client by then.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// Where things are and go.
 #[derive(Debug, Clone)]
@@ -50,9 +56,10 @@ struct Happened {
     /// Empty if the replicas could not be read.
     finals: Vec<FinalLog>,
     unmet: Vec<String>,
+    packets_dropped: Option<u64>,
 }
 
-/// Runs a scenario and writes `history.jsonl`, `final.jsonl` and `report.json`.
+/// Runs a scenario and writes `history.jsonl`, `final.jsonl`, `report.json` and `report.html`.
 ///
 /// # Errors
 /// The harness could not carry it out.
@@ -78,6 +85,7 @@ pub async fn run(scenario: &Scenario, options: &RunOptions) -> Result<Report> {
         journal: JOURNAL.into(),
         scenario: scenario.name.clone(),
         seed: options.seed,
+        places: places(cluster.members()),
     };
     let recorder = Recorder::create(&history_file, header)?;
     let happened = match happen(scenario, options.seed, &cluster, &recorder).await {
@@ -93,6 +101,8 @@ pub async fn run(scenario: &Scenario, options: &RunOptions) -> Result<Report> {
     let finals = save_and_load(&options.out, &happened.finals)?;
     let history = History::load(&history_file)?;
     let report = Report {
+        commit: provenance::commit(),
+        executable: provenance::executable(&options.tercet)?,
         version: status.version,
         // Behind the comma stands one node's directory.
         disk: status.disk.split(',').next().unwrap_or_default().to_owned(),
@@ -102,6 +112,9 @@ pub async fn run(scenario: &Scenario, options: &RunOptions) -> Result<Report> {
     let report_file = options.out.join("report.json");
     let json = serde_json::to_string_pretty(&report)?;
     std::fs::write(&report_file, json + "\n").with_context(|| report_file.display().to_string())?;
+    let page_file = options.out.join("report.html");
+    std::fs::write(&page_file, page::render(&report, &history))
+        .with_context(|| page_file.display().to_string())?;
     Ok(report)
 }
 
@@ -143,8 +156,18 @@ async fn happen(
     let driven = driven?;
     tracing::info!("healed; reading every replica");
     let finals = cluster.final_logs(JOURNAL, within).await?;
+    let packets_dropped = cluster.packets_dropped()?;
+    let incarnations = cluster.incarnations().await?;
     cluster.stop().await?;
-    Ok(Happened { driven, finals, unmet: Vec::new() })
+    for vote in cluster.stored_votes(&incarnations)? {
+        recorder.vote(vote);
+    }
+    Ok(Happened { driven, finals, unmet: Vec::new(), packets_dropped })
+}
+
+fn places(members: &Members) -> Places {
+    let place = |member: &Member| Place { zone: member.zone.clone(), site: member.site.clone() };
+    members.iter().map(|member| (member.name.clone(), place(member))).collect()
 }
 
 async fn make_journal(seats: &[Seat]) -> Result<(), ClientError> {
@@ -197,7 +220,10 @@ fn observe(cluster: &Arc<ProcessCluster>, recorder: &Recorder) -> Observing {
         let task = tokio::spawn(async move {
             let mut before: Vec<Observation> = Vec::new();
             loop {
-                if let Ok(status) = cluster.status(&member).await {
+                let start = cluster.starts(&member);
+                if let Ok(status) = cluster.status(&member).await
+                    && cluster.starts(&member) == start
+                {
                     let now: Vec<Observation> = status
                         .groups
                         .iter()
@@ -205,10 +231,13 @@ fn observe(cluster: &Arc<ProcessCluster>, recorder: &Recorder) -> Observing {
                             t: 0,
                             node: status.node.clone(),
                             incarnation: status.incarnation,
+                            start,
                             group: group.group,
                             term: group.term,
                             role: group.role.clone(),
                             leader: group.leader.clone(),
+                            committed: group.committed_index,
+                            applied: group.applied_index,
                         })
                         .collect();
                     for seen in now.iter().filter(|seen| !before.contains(seen)) {
@@ -263,23 +292,19 @@ fn judge(
             ));
         }
     }
-    if let Some(most) = scenario.expect.rto_at_most {
-        let most_ms = Duration::from(most).as_secs_f64() * 1e3;
-        for fault in faults.iter().filter(|fault| fault.rto_ms > most_ms) {
-            unmet.push(format!(
-                "RTO of {:.0} ms around {:?}; at most {most} was expected",
-                fault.rto_ms, fault.span.what
-            ));
-        }
-    }
+    unmet.extend(writes_unmet(scenario, &acknowledgements, &faults));
     let pass = unmet.is_empty() && judgement.as_ref().is_some_and(|judgement| judgement.pass);
     Report {
         scenario: scenario.name.clone(),
         seed,
+        commit: String::new(),
+        executable: String::new(),
         version: String::new(),
         disk: String::new(),
         workload_seconds: acknowledgements.seconds(),
         kills: happened.driven.kills,
+        proofs: happened.driven.proofs,
+        packets_dropped: happened.packets_dropped,
         judgement,
         rto_ms: acknowledgements.rto_ms(),
         faults,
@@ -288,4 +313,49 @@ fn judge(
         unmet,
         verdict: if pass { Verdict::Pass } else { Verdict::Violation },
     }
+}
+
+/// What was expected of appends around faults and is not so.
+fn writes_unmet(
+    scenario: &Scenario,
+    acknowledgements: &Acknowledgements,
+    faults: &[FaultReport],
+) -> Vec<String> {
+    let mut unmet = Vec::new();
+    for (fault, step) in faults.iter().filter_map(|fault| {
+        let at = usize::try_from(fault.span.fault.checked_sub(1)?).ok()?;
+        Some((fault, scenario.steps().get(at)?))
+    }) {
+        let what = &fault.span.what;
+        let end = fault.span.end.unwrap_or(acknowledgements.end());
+        let settled = fault.span.begin + nanos(UNDER_WAY);
+        let mut most = scenario.expect.rto_at_most.map(Duration::from);
+        match step.writes {
+            Some(Writes::Stop) => {
+                // Nothing is acknowledged while it lasts, as expected.
+                most = most.map(|most| most + step.lasts.unwrap_or_default());
+                match acknowledgements.between(settled, end) {
+                    0 => {}
+                    count => unmet.push(format!("{count} appends were acknowledged during {what:?}")),
+                }
+            }
+            Some(Writes::GoOn)
+                if acknowledgements.between(settled + (end - settled.min(end)) / 2, end) == 0 =>
+            {
+                unmet.push(format!("no append was acknowledged in the second half of {what:?}"));
+            }
+            _ => {}
+        }
+        if let Some(most) = most.filter(|most| fault.rto_ms > most.as_secs_f64() * 1e3) {
+            unmet.push(format!(
+                "RTO of {:.0} ms around {what:?}; at most {most:?} was expected",
+                fault.rto_ms
+            ));
+        }
+    }
+    unmet
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

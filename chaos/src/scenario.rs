@@ -1,20 +1,24 @@
 //! Scenario files: a story of what clients do and what goes wrong, and what is expected of the cluster.
 //!
 //! Invariants of a scenario that [`Scenario::parse`] returned: every step names a fault with what it needs and nothing
-//! else, every fault has an end, every named zone and node exists, and no step waits for one that comes after it.
+//! else, every fault but a wiped disk has an end, every named site, zone and node exists, and no step waits for one that
+//! comes after it.
 
 mod span;
+mod step;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Deserialize;
 
 pub use span::Span;
+pub use step::{Step, When, Writes};
 
 use crate::cluster::Members;
-use crate::faults::{Blow, Direction, Party, Target};
+use crate::cluster::namespace::Needs;
+use crate::faults::Blow;
+use step::StepFile;
 
 /// Room for three log segments and an index.
 const LOOP_DISK_MIB_MIN: u64 = 320;
@@ -53,8 +57,25 @@ pub struct ClusterPlan {
     /// At most so much is added to each delay at random.
     #[serde(default)]
     pub jitter: Span,
+    /// How blackholes are made.
+    #[serde(default)]
+    pub network: NetworkKind,
+    /// By node: how many milliseconds its wall clock is ahead.
+    #[serde(default)]
+    pub clock_skew_ms: BTreeMap<String, i64>,
     /// Gives each node a file system of its own of so many MiB, whose power can be cut; needs root.
     pub loop_disk_mib: Option<u64>,
+}
+
+/// How a blackhole is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkKind {
+    /// Proxies hold the bytes; they arrive when it is over.
+    #[default]
+    Proxies,
+    /// The kernel drops the packets, in a network namespace of the harness's own.
+    Namespace,
 }
 
 /// `[workload]`: what clients do while things go wrong.
@@ -81,6 +102,8 @@ pub struct WorkloadPlan {
     pub retry_percent: u32,
     /// Of 100 appends, how many reuse a known key with other content, which must be refused.
     pub conflict_percent: u32,
+    /// Of 100 appends, how many ask for class `geo`.
+    pub geo_percent: u32,
     /// How long a client waits for an answer before it calls the outcome unknown.
     pub timeout: Span,
 }
@@ -98,6 +121,7 @@ impl Default for WorkloadPlan {
             batch_entries: 8,
             retry_percent: 60,
             conflict_percent: 2,
+            geo_percent: 0,
             timeout: Span::from_secs(2),
         }
     }
@@ -119,45 +143,6 @@ impl Default for Expectations {
     fn default() -> Self {
         Self { acknowledged_at_least: 1, rto_at_most: None, recovery_within: Span::from_secs(60) }
     }
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StepFile {
-    at: Option<Span>,
-    after: Option<Span>,
-    fault: String,
-    zone: Option<String>,
-    node: Option<String>,
-    #[serde(rename = "for")]
-    lasts: Span,
-    from: Option<Vec<String>>,
-    direction: Option<Direction>,
-    delay: Option<Span>,
-    jitter: Option<Span>,
-    bytes_per_second: Option<u64>,
-}
-
-/// When a step is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// So long after the workload has begun.
-    At(Duration),
-    /// So long after every earlier fault has been undone and every node has caught up.
-    AfterRecovery(Duration),
-}
-
-/// One thing that goes wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// When it begins.
-    pub when: When,
-    /// What happens.
-    pub blow: Blow,
-    /// To whom.
-    pub target: Target,
-    /// How long until it is undone.
-    pub lasts: Duration,
 }
 
 /// A scenario that cannot be run.
@@ -217,7 +202,7 @@ impl Scenario {
         scenario.check_workload()?;
         for (at, step) in scenario.steps.iter().enumerate() {
             let step = step.resolve(&format!("steps[{at}]"), &members)?;
-            let needs_disk = matches!(step.blow, Blow::PowerLoss | Blow::Fill);
+            let needs_disk = matches!(step.blow, Blow::PowerLoss | Blow::Fill | Blow::Stall { .. });
             if needs_disk && scenario.cluster.loop_disk_mib.is_none() {
                 return invalid(format!("steps[{at}].fault"), "it needs `[cluster] loop_disk_mib`");
             }
@@ -231,9 +216,20 @@ impl Scenario {
         &self.resolved
     }
 
+    /// The namespaces that it needs.
+    pub fn needs(&self) -> Needs {
+        Needs {
+            mounts: self.cluster.loop_disk_mib.is_some(),
+            network: self.cluster.network == NetworkKind::Namespace,
+        }
+    }
+
     fn check_cluster(&self, members: &Members) -> Result<(), ScenarioError> {
         if self.cluster.loop_disk_mib.is_some_and(|mib| mib < LOOP_DISK_MIB_MIN) {
             return invalid("cluster.loop_disk_mib", format!("must be at least {LOOP_DISK_MIB_MIN}"));
+        }
+        if let Some(node) = self.cluster.clock_skew_ms.keys().find(|node| members.node(node).is_none()) {
+            return invalid("cluster.clock_skew_ms", format!("there is no node {node:?}"));
         }
         for pair in self.cluster.delay.keys() {
             let known = pair.split_once('-').is_some_and(|(zone, other)| {
@@ -253,6 +249,7 @@ impl Scenario {
             ("batch_percent", workload.batch_percent),
             ("retry_percent", workload.retry_percent),
             ("conflict_percent", workload.conflict_percent),
+            ("geo_percent", workload.geo_percent),
         ];
         for (field, value) in percents {
             if value > 100 {
@@ -272,111 +269,13 @@ impl Scenario {
     }
 }
 
-impl StepFile {
-    fn resolve(&self, field: &str, members: &Members) -> Result<Step, ScenarioError> {
-        let when = match (self.at, self.after) {
-            (Some(at), None) => When::At(at.into()),
-            (None, Some(after)) => When::AfterRecovery(after.into()),
-            _ => return invalid(field, "needs `at` or `after`, and not both"),
-        };
-        let target = match (self.zone.as_deref(), self.node.as_deref()) {
-            (Some("leader"), None) => Target::LeaderZone,
-            (None, Some("leader")) => Target::Leader,
-            (None, Some("all")) => Target::All,
-            (Some(zone), None) if members.has_zone(zone) => Target::Zone(zone.to_owned()),
-            (Some(zone), None) => {
-                return invalid(format!("{field}.zone"), format!("there is no zone {zone:?}"));
-            }
-            (None, Some(node)) if members.node(node).is_some() => Target::Node(node.to_owned()),
-            (None, Some(node)) => {
-                return invalid(format!("{field}.node"), format!("there is no node {node:?}"));
-            }
-            _ => return invalid(field, "needs `zone` or `node`, and not both"),
-        };
-        let blow = self.blow(field, members)?;
-        self.refuse_unused(field, &blow)?;
-        if self.lasts.is_zero() {
-            return invalid(format!("{field}.for"), "must be above zero");
-        }
-        Ok(Step { when, blow, target, lasts: self.lasts.into() })
-    }
-
-    fn blow(&self, field: &str, members: &Members) -> Result<Blow, ScenarioError> {
-        let direction = self.direction.unwrap_or(Direction::Both);
-        Ok(match self.fault.as_str() {
-            "kill" => Blow::Kill,
-            "pause" => Blow::Pause,
-            "power-loss" => Blow::PowerLoss,
-            "fill" => Blow::Fill,
-            "blackhole" => Blow::Blackhole { from: self.parties(field, members)?, direction },
-            "reset" => Blow::Reset { from: self.parties(field, members)?, direction },
-            "slow" => Blow::Slow {
-                from: self.parties(field, members)?,
-                direction,
-                delay: self.delay.unwrap_or_default().into(),
-                jitter: self.jitter.unwrap_or_default().into(),
-                bytes_per_second: self.bytes_per_second,
-            },
-            other => {
-                let known = "blackhole, reset, slow, kill, pause, power-loss and fill";
-                return invalid(
-                    format!("{field}.fault"),
-                    format!("{other:?} is not known; there are {known}"),
-                );
-            }
-        })
-    }
-
-    fn refuse_unused(&self, field: &str, blow: &Blow) -> Result<(), ScenarioError> {
-        let of_links = !matches!(blow, Blow::Kill | Blow::Pause | Blow::PowerLoss | Blow::Fill);
-        let slow = matches!(blow, Blow::Slow { .. });
-        let given = [
-            ("from", self.from.is_some(), of_links),
-            ("direction", self.direction.is_some(), of_links),
-            ("delay", self.delay.is_some(), slow),
-            ("jitter", self.jitter.is_some(), slow),
-            ("bytes_per_second", self.bytes_per_second.is_some(), slow),
-        ];
-        for (name, given, used) in given {
-            if given && !used {
-                return invalid(
-                    format!("{field}.{name}"),
-                    format!("means nothing with fault {:?}", self.fault),
-                );
-            }
-        }
-        if slow && !given[2..].iter().any(|(_, given, _)| *given) {
-            return invalid(field, "slow needs `delay`, `jitter` or `bytes_per_second`");
-        }
-        if self.bytes_per_second == Some(0) {
-            return invalid(
-                format!("{field}.bytes_per_second"),
-                "must be above zero; nothing at all is a blackhole",
-            );
-        }
-        Ok(())
-    }
-
-    fn parties(&self, field: &str, members: &Members) -> Result<Vec<Party>, ScenarioError> {
-        let Some(names) = &self.from else { return Ok(vec![Party::Everything]) };
-        names
-            .iter()
-            .map(|name| match name.as_str() {
-                "clients" => Ok(Party::Clients),
-                zone if members.has_zone(zone) => Ok(Party::Zone(zone.to_owned())),
-                node if members.node(node).is_some() => Ok(Party::Node(node.to_owned())),
-                other => invalid(
-                    format!("{field}.from"),
-                    format!("{other:?} is neither a zone, a node nor \"clients\""),
-                ),
-            })
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::faults::{Target, Wire};
+    use crate::proxy::LinkFault;
 
     fn scenario(steps: &str) -> Result<Scenario, ScenarioError> {
         Scenario::parse(&format!("name = \"x\"\ndescription = \"y\"\n{steps}"))
@@ -388,6 +287,8 @@ mod tests {
             r#"
             [cluster]
             delay = { "a-c" = "15ms", "b-c" = "15ms" }
+            network = "namespace"
+            clock_skew_ms = { c1 = -3000 }
             [workload]
             clients = 3
             duration = "1.5s"
@@ -403,32 +304,60 @@ mod tests {
             fault = "kill"
             node = "leader"
             for = "2s"
+            writes = "go on"
+            [[steps]]
+            at = "9s"
+            fault = "reset"
+            links = ["east <-> west", "clients -> a"]
+            flap = "100ms"
+            for = "500ms"
+            [[steps]]
+            at = "10s"
+            on = "acknowledgement"
+            fault = "wipe"
+            zone = "leader"
             [expect]
             rto_at_most = "10s"
             "#,
         )
         .unwrap();
         assert_eq!(Duration::from(story.workload.duration), Duration::from_millis(1_500));
+        let wire = |text| Wire::parse(text, &Members::default_five()).unwrap();
+        let link = |fault, flap| Blow::Link { fault, flap };
+        let at = |seconds, blow, target, lasts| Step {
+            when: When::At(Duration::from_secs(seconds)),
+            on_acknowledgement: false,
+            blow,
+            target,
+            lasts: Some(Duration::from_millis(lasts)),
+            writes: None,
+        };
+        let flap = Some(Duration::from_millis(100));
         assert_eq!(
             story.steps(),
             [
-                Step {
-                    when: When::At(Duration::from_secs(2)),
-                    blow: Blow::Blackhole {
-                        from: vec![Party::Clients, Party::Node("b1".into()), Party::Zone("c".into())],
-                        direction: Direction::Out,
-                    },
-                    target: Target::Zone("a".into()),
-                    lasts: Duration::from_millis(500),
-                },
+                at(
+                    2,
+                    link(LinkFault::Blackhole, None),
+                    Target::Wires(vec![wire("a -> clients, b1, c")]),
+                    500
+                ),
                 Step {
                     when: When::AfterRecovery(Duration::from_secs(1)),
-                    blow: Blow::Kill,
-                    target: Target::Leader,
-                    lasts: Duration::from_secs(2),
+                    writes: Some(Writes::GoOn),
+                    ..at(0, Blow::Kill, Target::Leader, 2_000)
                 },
+                at(
+                    9,
+                    link(LinkFault::Reset, flap),
+                    Target::Wires(vec![wire("east <-> west"), wire("clients -> a")]),
+                    500
+                ),
+                Step { on_acknowledgement: true, lasts: None, ..at(10, Blow::Wipe, Target::LeaderZone, 0) },
             ]
         );
+        assert_eq!(story.cluster.clock_skew_ms["c1"], -3_000);
+        assert_eq!(story.needs(), Needs { mounts: false, network: true });
     }
 
     #[test]
@@ -450,6 +379,23 @@ mod tests {
             (step("at = '1 hour'\nfault = 'kill'\nzone = 'a'\nfor = '1s'"), "1 hour"),
             (step("at = '1s'\nfault = 'kill'\nzone = 'a'\nfor = '1s'\ncolour = 'red'"), "colour"),
             (step("at = '1s'\nfault = 'power-loss'\nnode = 'all'\nfor = '1s'"), "loop_disk_mib"),
+            (step("at = '1s'\nfault = 'stall'\nnode = 'a1'\nfor = '1s'"), "stall needs `flap`"),
+            (step("at = '1s'\nfault = 'wipe'\nnode = 'a1'\nfor = '1s'"), "does not come back"),
+            (step("at = '1s'\nfault = 'kill'\nnode = 'a1'"), "every fault needs an end"),
+            (step("at = '1s'\non = 'full moon'\nfault = 'kill'\nnode = 'a1'\nfor = '1s'"), "steps[0].on"),
+            (step("at = '1s'\nfault = 'blackhole'\nlinks = []\nfor = '1s'"), "names no link"),
+            (step("at = '1s'\nfault = 'blackhole'\nlinks = ['a b']\nfor = '1s'"), "steps[0].links"),
+            (
+                step("at = '1s'\nfault = 'blackhole'\nlinks = ['a <-> b']\nzone = 'a'\nfor = '1s'"),
+                "says it all",
+            ),
+            (
+                step("at = '1s'\nfault = 'kill'\nzone = 'a'\nlinks = ['a <-> b']\nfor = '1s'"),
+                "steps[0].links",
+            ),
+            (step("at = '1s'\nfault = 'half-open'\nzone = 'a'\nflap = '1s'\nfor = '1s'"), "steps[0].flap"),
+            ("[cluster]\nclock_skew_ms = { z9 = 1 }".into(), "cluster.clock_skew_ms"),
+            ("[cluster]\nnetwork = 'magic'".into(), "magic"),
             ("[cluster]\nloop_disk_mib = 10".into(), "cluster.loop_disk_mib"),
             ("[workload]\nread_percent = 101".into(), "workload.read_percent"),
             ("[workload]\nclients = 0".into(), "workload.clients"),

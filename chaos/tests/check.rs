@@ -88,3 +88,35 @@ fn what_cannot_be_judged_is_a_failure_of_the_harness() {
 fn wrong_usage_is_told_apart() {
     assert_eq!(tercet_chaos(&[]).status.code(), Some(2));
 }
+
+/// Every kept history gets the verdict of the directory that it is in.
+#[test]
+fn forged_histories_are_rejected_and_true_ones_accepted() {
+    let histories = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/histories");
+    for (verdict, exit_code, least) in [("accepted", 0, 3), ("rejected", 5, 14)] {
+        let mut count = 0;
+        for file in std::fs::read_dir(histories.join(verdict)).unwrap() {
+            let history = file.unwrap().path();
+            let Some(stem) = history.to_str().unwrap().strip_suffix(".history.jsonl") else { continue };
+            let log = PathBuf::from(format!("{stem}.final.jsonl"));
+            let output = tercet_chaos(&[&history, Path::new("--final"), &log]);
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(exit_code), "{stem}: {said}");
+            count += 1;
+        }
+        assert!(count >= least, "{count} histories are {verdict}");
+    }
+}
+
+#[test]
+fn a_malformed_line_is_named_with_its_field() {
+    let broken = HISTORY.replacen("\"op\":4,", "\"op\":\"four\",", 1);
+    let (code, text) = check(&broken, &[FINAL]);
+    assert_eq!(code, 1, "{text}");
+    let named = "field `op`: a whole number is needed, found \"four\"";
+    assert!(text.contains("history.jsonl:9: ") && text.contains(named), "{text}");
+    let broken = FINAL.replacen("\"recorded_at_us\":1002,", "", 1);
+    let (code, text) = check(HISTORY, &[&broken]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("final-0.jsonl:3: field `recorded_at_us` is missing"), "{text}");
+}

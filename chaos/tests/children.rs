@@ -37,7 +37,7 @@ fn children_run_pause_and_end() {
     let nursery = Nursery::new(launcher()).unwrap();
     let log = dir.path().join("log");
     let arguments = ["-c".into(), "echo started; exec sleep 600".into()];
-    let mut child = nursery.start("sleeper", Path::new("/bin/sh"), &arguments, &log).unwrap();
+    let mut child = nursery.start("sleeper", Path::new("/bin/sh"), &arguments, &[], &log).unwrap();
     let pid = child.pid();
     wait_until("the child speaks", || std::fs::read_to_string(&log).is_ok_and(|text| text == "started\n"));
     assert_eq!(child.ended().unwrap(), None);
@@ -50,7 +50,7 @@ fn children_run_pause_and_end() {
     assert_eq!(status.signal(), Some(15));
     assert!(child.pause().is_err(), "it has ended");
 
-    let child = nursery.start("sleeper", Path::new("/bin/sh"), &arguments, &log).unwrap();
+    let child = nursery.start("sleeper", Path::new("/bin/sh"), &arguments, &[], &log).unwrap();
     let pid = child.pid();
     drop(child);
     assert!(!is_running(pid), "dropping a child kills it");
@@ -61,7 +61,7 @@ fn a_program_that_cannot_be_started_ends_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let nursery = Nursery::new(launcher()).unwrap();
     let log = dir.path().join("log");
-    let mut child = nursery.start("nothing", Path::new("/nonexistent/program"), &[], &log).unwrap();
+    let mut child = nursery.start("nothing", Path::new("/nonexistent/program"), &[], &[], &log).unwrap();
     let status = child.wait_or_kill(PATIENCE).unwrap().unwrap();
     assert_eq!(status.code(), Some(1));
     assert!(std::fs::read_to_string(&log).unwrap().contains("/nonexistent/program"));

@@ -1,8 +1,11 @@
 //! Forms the cluster, lets a node with an empty log take part only when that is safe, and keeps the registry of nodes.
+//! `leadership` follows who leads, and moves it to where it is preferred.
 //!
 //! Invariants: a node whose log is empty answers no peer before a majority of the voters has been asked whether its id is
 //! already another data directory's (a wiped voter would have forgotten its votes and its acknowledgements); only one
 //! membership can ever be proposed as a group's first entry, so that nodes which form the cluster at once agree.
+
+mod leadership;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +16,6 @@ use tercet_proto::v1;
 
 use crate::ledger::{Command, PreparedCommand};
 use crate::node::Node;
-use crate::raft::group::Group;
 use crate::raft::proposer::Proposed;
 use crate::repair::supervise;
 use crate::room::watch_disk;
@@ -43,8 +45,8 @@ pub fn start(node: &Arc<Node>) {
         spawn_until_stopped(node, task);
     }
     for group in 0..node.groups.count() {
-        spawn_until_stopped(node, Box::pin(report_leadership(node.clone(), group)));
         spawn_until_stopped(node, Box::pin(crate::regime::report(node.clone(), group)));
+        spawn_until_stopped(node, Box::pin(leadership::keep(node.clone(), group)));
         spawn_until_stopped(node, Box::pin(supervise(node.clone(), group)));
     }
 }
@@ -73,11 +75,17 @@ fn voters_by_preference(node: &Node) -> Vec<u64> {
     voters.into_iter().map(|(_, id)| id).collect()
 }
 
+/// The nodes that answer this one, itself included.
+pub async fn in_reach(node: &Node) -> Vec<u64> {
+    let others = hello_all(node).await.into_keys();
+    others.chain([node.identity.node_id()]).collect()
+}
+
 /// Asks all other nodes who they are.
 async fn hello_all(node: &Node) -> BTreeMap<u64, v1::HelloResponse> {
     let asked = node.peers.ids().map(|id| async move {
         let mut client = node.peers.client(id).ok()?;
-        let request = v1::HelloRequest { header: Some(node.peers.header(id, 0)) };
+        let request = v1::HelloRequest { header: Some(node.peers.header(id, 0)), look_around: false };
         let answer = tokio::time::timeout(HELLO_TIMEOUT, client.hello(request)).await;
         match answer {
             Ok(Ok(response)) => Some((id, response.into_inner())),
@@ -242,36 +250,6 @@ async fn follow_group_zero(node: Arc<Node>) {
                 zero = node.groups.when_running(0).await;
                 applied = zero.state().applied();
             }
-        }
-    }
-}
-
-/// Reports every change of a group's leader.
-async fn report_leadership(node: Arc<Node>, group: u32) {
-    let mut last = None;
-    loop {
-        let running = node.groups.when_running(group).await;
-        tokio::select! {
-            () = report_running(&node, &running, &mut last) => {}
-            () = node.groups.until_replaced(&running) => {}
-        }
-    }
-}
-
-async fn report_running(node: &Node, group: &Group, last: &mut Option<(u64, Option<u64>)>) {
-    let mut seen = group.leadership();
-    loop {
-        let now = {
-            let leadership = seen.borrow_and_update();
-            (leadership.term, leadership.leader)
-        };
-        if last.replace(now) != Some(now) {
-            let (term, leader) = now;
-            let who = leader.map_or("nobody".into(), |id| node.name_of(id));
-            node.event(group.id(), "leader_changed", format!("leader is {who} in term {term}"));
-        }
-        if seen.changed().await.is_err() {
-            return std::future::pending().await;
         }
     }
 }

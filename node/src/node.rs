@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything here is set once at start; what changes lives in the groups, the identity and the log.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tercet_proto::refusal::Refusal;
@@ -63,11 +63,23 @@ pub struct Node {
     pub failure: watch::Sender<Option<String>>,
 }
 
+/// Names an environment variable for tests: by how many milliseconds this process takes the wall clock for wrong. Nothing
+/// but recorded times and events knows the wall clock, so a skew is never unsafe (decision 0016).
+const TEST_CLOCK_SKEW: &str = "TERCET_TEST_CLOCK_SKEW_MS";
+
 /// Microseconds since 1970, UTC.
 #[must_use]
 pub fn now_us() -> i64 {
+    static SKEW_US: LazyLock<i64> = LazyLock::new(test_clock_skew_us);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX).saturating_add(*SKEW_US)
+}
+
+fn test_clock_skew_us() -> i64 {
+    let Ok(text) = std::env::var(TEST_CLOCK_SKEW) else { return 0 };
+    let skew_us = text.parse::<i64>().ok().and_then(|ms| ms.checked_mul(1_000));
+    tracing::warn!(TEST_CLOCK_SKEW, text, applied = skew_us.is_some(), "the wall clock is skewed for a test");
+    skew_us.unwrap_or(0)
 }
 
 impl Node {

@@ -35,7 +35,7 @@ use tercet_proto::v1::DurabilityClass;
 pub use acks::Acks;
 pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;
-pub use leadership::{Candidate, better_leader};
+pub use leadership::{Candidate, LeadershipPolicy, better_leader};
 pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
 pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};

@@ -10,6 +10,7 @@ pub mod group;
 pub mod log_store;
 pub mod network;
 pub mod proposer;
+pub mod runtime;
 pub mod snapshot;
 pub mod state_machine;
 pub mod types;

@@ -56,9 +56,9 @@ impl DiskRoom {
         }
     }
 
-    fn look(&self, log: &SegmentLog, dir: &Path, reserve_bytes: u64) {
+    /// Judges the room anew: what the log says of it, and how many bytes are free where that is known.
+    pub fn look(&self, log: &SegmentLog, free: Option<u64>, reserve_bytes: u64) {
         let stats = log.stats();
-        let free = free_bytes(dir);
         let why = match (stats.last_segment_room_bytes, free) {
             _ if stats.disk_full => Some("the log's last segment is full".to_owned()),
             (Some(room), _) if room < MARGIN_BYTES => Some(format!(
@@ -95,7 +95,7 @@ fn free_bytes(dir: &Path) -> Option<u64> {
 /// Looks at the disk until dropped.
 pub async fn watch_disk(room: Arc<DiskRoom>, log: SegmentLog, dir: PathBuf, reserve_bytes: u64) {
     loop {
-        room.look(&log, &dir, reserve_bytes);
+        room.look(&log, free_bytes(&dir), reserve_bytes);
         tokio::time::sleep(LOOK).await;
     }
 }

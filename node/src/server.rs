@@ -25,6 +25,7 @@ use crate::placement::{Budget, Policy, Voter};
 use crate::proof::ProofFiles;
 use crate::raft::group::{Group, GroupError, GroupParams};
 use crate::raft::network::peers::{BadAddress, Peers};
+use crate::raft::network::transport::Transport;
 use crate::room::DiskRoom;
 use crate::rpc::serve::{client_services, peer_services};
 use crate::telemetry::{self, Metrics};
@@ -389,7 +390,7 @@ async fn build_node(
         incarnation: identity.incarnation(),
         log: log.clone(),
         index,
-        peers: peers.clone(),
+        peers: Transport::Grpc(peers.clone()),
         voters,
         timing,
         geo_policy: geo_policy(&topology),

@@ -10,6 +10,7 @@
 mod address;
 mod describe;
 mod durability;
+mod leadership;
 mod survival;
 mod template;
 mod timing;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use address::is_loopback;
 pub use durability::{DegradedBudget, Durability, GeoRegime};
+pub use leadership::GroupSettings;
 pub use survival::{Loss, LossKind};
 pub use template::TEMPLATES;
 pub use timing::Timing;
@@ -55,6 +57,9 @@ pub struct Topology {
     pub zones: Vec<Zone>,
     /// `[[nodes]]`
     pub nodes: Vec<Node>,
+    /// `[[groups]]`: only groups that prefer other zones for their leader than the zones' own order says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupSettings>,
 }
 
 /// `[cluster]`: what the cluster is called and how it is divided.
@@ -87,6 +92,9 @@ pub struct TimingSettings {
     /// Overrides the derived upper end of the election time-out, which is also the lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub election_max_ms: Option<u64>,
+    /// How long a node of a more preferred zone must have been in contact and caught up before leadership moves to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_steady_ms: Option<u64>,
 }
 
 /// `[storage]`: how nodes reach their disks.

@@ -14,6 +14,7 @@ pub mod format;
 pub mod index;
 pub mod inspect;
 pub mod log;
+pub mod mutants;
 mod types;
 
 pub use error::LogError;

@@ -42,6 +42,7 @@ pub use stats::LogStats;
 use crate::disk::{Disk, DiskError, Wait};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, NO_TERM, NUMBER_LIMIT};
+use crate::mutants;
 use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord};
 use committer::Committer;
 use recover::RecoveryReport;
@@ -49,6 +50,8 @@ use shared::{Closing, QueuedEntry, Shared, State, VoteWork, Work};
 
 /// The largest vote.
 const VOTE_LIMIT_BYTES: usize = 2048;
+/// After so long a full disk is asked again for another segment.
+const FULL_RETRY_US: u64 = 500_000;
 /// How far the numbers of a group's votes jump when some have been lost.
 const VOTE_STEP_AFTER_LOSS: u64 = 1 << 32;
 
@@ -185,6 +188,11 @@ impl SegmentLog {
             log.vote.sequence = sequence;
             log.vote.bytes = Some(vote.clone());
             log.vote_lost = false;
+            if mutants::is("vote-not-persisted") {
+                drop(state);
+                done(Ok(()));
+                return Ok(());
+            }
             state.votes.push_back(VoteWork { group, sequence, bytes: vote, done: Some(done) });
         }
         self.0.shared.kick();
@@ -374,6 +382,8 @@ impl LogDriver {
     /// Submits what may be submitted, does one job on the segments, takes what the disk has finished. Never waits. Says
     /// whether the log goes on: `false` once it has failed or, after [`SegmentLog::close`], has ended.
     pub fn step(&mut self, now_us: u64) -> bool {
+        // Awake: what is added from here on is seen without a wake.
+        self.shared.lock().is_asleep = false;
         housekeeper::run_one(&self.shared);
         self.committer.advance(now_us);
         if self.committer.is_finished() {
@@ -381,6 +391,27 @@ impl LogDriver {
         }
         self.committer.complete(Wait::No, || now_us);
         true
+    }
+
+    /// Submits what the last completions have made room for, and says how long the next [`LogDriver::step`] may be put off
+    /// when the disk finishes nothing. From now on whatever is handed in calls [`Disk::wake`], once; so a driver may sleep
+    /// until then.
+    pub fn rest(&mut self, now_us: u64) -> Wait {
+        self.committer.advance(now_us);
+        let is_full = self.shared.lock().segments.full;
+        let has_jobs = {
+            let jobs = self.shared.lock_jobs();
+            jobs.prepare.is_some() || !jobs.remove.is_empty()
+        };
+        let wait = self.committer.wait(now_us);
+        match (has_jobs, is_full, wait) {
+            (false, ..) => wait,
+            (true, false, _) => Wait::No,
+            // A full disk is asked again, as the housekeeper's thread does.
+            (true, true, Wait::AtMostUs(us)) => Wait::AtMostUs(us.min(FULL_RETRY_US)),
+            (true, true, Wait::No) => Wait::No,
+            (true, true, Wait::Forever) => Wait::AtMostUs(FULL_RETRY_US),
+        }
     }
 
     /// Whether nothing is in flight and nothing waits, but for an idle batch.

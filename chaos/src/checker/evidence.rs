@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{Call, FinalEntry, FinalLog, Hash32, History, Operation, Outcome, ReceiptSeen};
+use crate::history::{
+    Attested, Call, Class, FinalEntry, FinalLog, Hash32, History, Operation, Outcome, Places, ReceiptSeen,
+};
 use tercet_proto::canonical::{EntryView, content_hash};
 
 /// An entry of F with what its bytes say.
@@ -37,6 +39,12 @@ pub(super) struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
+    /// The strongest class that a receipt lets rely on; a receipt that attests nothing promises what every class does.
+    pub(super) fn promised(&self) -> Option<Class> {
+        let receipts = self.all.iter().filter_map(|attempt| attempt.receipt);
+        receipts.map(|receipt| receipt.attested.as_ref().map_or(Class::City, Attested::reliable)).max()
+    }
+
     /// Whether anybody holds a receipt for the key.
     pub(super) fn acknowledged(&self) -> bool {
         self.all.iter().any(|attempt| attempt.receipt.is_some())
@@ -50,6 +58,7 @@ pub(super) struct Evidence<'a> {
     pub(super) log: Vec<Logged<'a>>,
     attempts: BTreeMap<&'a str, Attempts<'a>>,
     positions: BTreeMap<&'a str, usize>,
+    site_lost: bool,
 }
 
 impl<'a> Evidence<'a> {
@@ -79,7 +88,8 @@ impl<'a> Evidence<'a> {
                     .push(attempt);
             }
         }
-        Self { history, finals, log, attempts, positions }
+        let site_lost = finals.first().is_some_and(|log| is_site_lost(&history.header.places, &log.gone));
+        Self { history, finals, log, attempts, positions, site_lost }
     }
 
     /// The keys that anybody sent, each with its attempts in the order of the operations' numbers.
@@ -102,6 +112,11 @@ impl<'a> Evidence<'a> {
         self.log.get(at)
     }
 
+    /// Whether the loss of a whole site explains that the key is not in F.
+    pub(super) fn excused(&self, attempts: &Attempts<'_>) -> bool {
+        self.site_lost && attempts.promised() == Some(Class::City)
+    }
+
     /// Keys without a receipt of which at least one attempt may have taken effect.
     pub(super) fn unresolved(&self) -> impl Iterator<Item = &'a str> {
         self.attempts
@@ -118,4 +133,11 @@ fn logged(entry: &FinalEntry) -> Logged<'_> {
         Err(error) => Err(error.to_string()),
     };
     Logged { entry, view, content: Hash32(content_hash(&entry.client_part.0)) }
+}
+
+/// Whether all nodes of one site are gone for good.
+fn is_site_lost(places: &Places, gone: &[String]) -> bool {
+    places.values().any(|site| {
+        places.iter().filter(|(_, place)| place.site == site.site).all(|(node, _)| gone.contains(node))
+    })
 }

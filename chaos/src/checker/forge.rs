@@ -10,8 +10,8 @@ use tercet_proto::v1::posting::Side;
 
 use super::{Judgement, check};
 use crate::history::{
-    Call, EntrySeen, FORMAT, FinalEntry, FinalLog, Hash32, Header, HexBytes, History, Line, Observation,
-    Outcome, ReceiptSeen, Sent,
+    Attested, Call, Class, EntrySeen, FORMAT, FinalEntry, FinalLog, Hash32, Header, HexBytes, History, Line,
+    Observation, Outcome, Place, ReceiptSeen, Sent, StoredVote,
 };
 
 pub(super) const JOURNAL: &str = "forged";
@@ -62,13 +62,19 @@ impl Forge {
             group: 0,
             created_at_us: 1,
         };
-        let header = Header { format: FORMAT, journal: JOURNAL.into(), scenario: "forged".into(), seed: 0 };
+        let header = Header {
+            format: FORMAT,
+            journal: JOURNAL.into(),
+            scenario: "forged".into(),
+            ..Header::default()
+        };
         Self {
             lines: vec![Line::Header(header)],
             log: FinalLog {
                 journal: JOURNAL.into(),
                 creation_record: HexBytes(record.to_bytes()),
                 replicas: ["a1", "a2", "b1", "b2", "c1"].map(String::from).to_vec(),
+                gone: Vec::new(),
                 balances: None,
                 entries: Vec::new(),
             },
@@ -93,7 +99,7 @@ impl Forge {
             entry_hash,
             chain_hash,
         });
-        ReceiptSeen { key: key.into(), seq, entry_hash, chain_hash, recorded_at_us, replayed: false }
+        ReceiptSeen { key: key.into(), seq, entry_hash, chain_hash, recorded_at_us, ..ReceiptSeen::default() }
     }
 
     /// The receipt of what is in F already.
@@ -109,7 +115,7 @@ impl Forge {
             entry_hash: entry.entry_hash,
             chain_hash: entry.chain_hash,
             recorded_at_us: entry.recorded_at_us,
-            replayed: false,
+            ..ReceiptSeen::default()
         }
     }
 
@@ -179,6 +185,31 @@ impl Forge {
         self.returns(op, returned, Outcome::Entries { head, entries });
     }
 
+    /// Says where nodes stand: 2-2-1.
+    pub(super) fn place(&mut self) {
+        let Some(Line::Header(header)) = self.lines.first_mut() else { panic!("the header comes first") };
+        header.places = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")]
+            .map(|(node, zone)| {
+                let site = if zone == "c" { "west" } else { "east" };
+                (node.to_owned(), Place { zone: zone.into(), site: site.into() })
+            })
+            .into();
+    }
+
+    /// Lets the receipts of an operation attest this.
+    pub(super) fn attest(&mut self, op: u64, class: Class, degraded: bool, zones: &[&str]) {
+        let Outcome::Appended { receipts } = self.outcome(op) else { panic!("no receipts") };
+        for receipt in receipts {
+            let zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
+            receipt.attested = Some(Attested { class, degraded, zones });
+        }
+    }
+
+    pub(super) fn vote(&mut self, node: &str, term: u64, for_node: u64, committed: bool) {
+        let vote = StoredVote { node: node.into(), incarnation: 1, group: 0, term, for_node, committed };
+        self.lines.push(Line::Vote(vote));
+    }
+
     pub(super) fn observe(&mut self, t: u64, node: &str, term: u64, role: &str) {
         self.lines.push(Line::Observe(Observation {
             t,
@@ -187,7 +218,7 @@ impl Forge {
             group: 0,
             term,
             role: role.into(),
-            leader: String::new(),
+            ..Observation::default()
         }));
     }
 

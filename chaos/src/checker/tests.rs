@@ -339,6 +339,122 @@ fn two_leaders_and_falling_terms_are_caught() {
 }
 
 #[test]
+fn what_falls_between_starts_is_caught_and_what_a_restart_forgets_is_not() {
+    let with = |start: u64, committed: u64, applied: u64| {
+        move |forge: &mut Forge| {
+            forge.observe(start * 1_000 + committed, "b1", 2, "follower");
+            let Some(Line::Observe(seen)) = forge.lines.last_mut() else { panic!() };
+            (seen.start, seen.committed, seen.applied) = (start, committed, applied);
+        }
+    };
+    let mut forge = truth();
+    with(1, 10, 9)(&mut forge);
+    with(2, 4, 9)(&mut forge);
+    with(2, 12, 12)(&mut forge);
+    assert!(forge.judge().pass, "a start begins with what is known to be committed then");
+    for (committed, applied) in [(11, 12), (12, 11)] {
+        let mut falls = truth();
+        falls.lines.clone_from(&forge.lines);
+        with(2, committed, applied)(&mut falls);
+        assert_eq!(violated(&falls), ["leaders"]);
+    }
+}
+
+#[test]
+fn votes_that_go_back_are_caught() {
+    let mut forge = truth();
+    for (term, for_node, committed) in
+        [(1, 1, false), (1, 1, true), (3, 2, false), (3, 2, true), (4, 3, false)]
+    {
+        forge.vote("a1", term, for_node, committed);
+        forge.vote("b1", term, for_node, false);
+    }
+    assert!(forge.judge().pass, "{:#?}", forge.judge().violations);
+    for (node, term, for_node, committed, why) in [
+        ("a1", 3, 2, true, "after one of"),
+        ("a1", 4, 5, false, "then for node 5"),
+        ("a1", 4, 5, true, ""),
+        ("b1", 4, 3, false, ""),
+        ("b1", 5, 1, true, ""),
+    ] {
+        let mut other = truth();
+        other.lines.clone_from(&forge.lines);
+        other.vote(node, term, for_node, committed);
+        if why.is_empty() {
+            assert!(other.judge().pass);
+        } else {
+            assert_eq!(violated(&other), ["votes"]);
+            assert!(other.judge().violations[0].messages[0].contains(why), "{why}");
+        }
+    }
+    forge.vote("b1", 5, 1, true);
+    forge.vote("b1", 5, 1, false);
+    forge.vote("a1", 5, 2, true);
+    let judgement = forge.judge();
+    assert_eq!(judgement.violations[0].count, 2, "forgot who had won; two winners: {judgement:#?}");
+}
+
+#[test]
+fn a_receipt_that_attests_too_little_is_caught() {
+    let mut forge = truth();
+    forge.place();
+    for (class, degraded, zones, good) in [
+        (Class::City, false, &["a", "b"] as &[&str], true),
+        (Class::City, false, &["a"], false),
+        (Class::City, false, &["a", "a"], false),
+        (Class::Geo, false, &["a", "c"], true),
+        (Class::Geo, false, &["a", "b"], false),
+        (Class::Geo, true, &["a", "b"], true),
+    ] {
+        forge.attest(2, class, degraded, zones);
+        assert_eq!(violated(&forge), if good { vec![] } else { vec!["placement"] }, "{class:?} {zones:?}");
+    }
+}
+
+#[test]
+fn an_entry_that_is_in_too_few_places_is_caught() {
+    let mut forge = truth();
+    forge.place();
+    forge.attest(14, Class::Geo, false, &["a", "b", "c"]);
+    let mut remote = forge.log.clone();
+    remote.entries.pop();
+    remote.replicas = vec!["c1".into()];
+    forge.log.replicas.retain(|replica| replica != "c1");
+    let names = |forge: &Forge, remote: &FinalLog| -> Vec<&'static str> {
+        let judgement = check(&forge.history(), &[forge.log.clone(), remote.clone()]);
+        judgement.violations.iter().map(|violation| violation.invariant).collect()
+    };
+    assert_eq!(names(&forge, &remote), ["replicas", "placement"], "the remote lacks what it acknowledged");
+    forge.attest(14, Class::Geo, true, &["a", "b"]);
+    assert_eq!(names(&forge, &remote), ["replicas"], "degraded, it was promised to the city only");
+    forge.log.replicas.retain(|replica| replica.starts_with('a'));
+    remote.replicas = vec!["b1".into(), "b2".into(), "c1".into()];
+    assert_eq!(names(&forge, &remote), ["replicas", "placement"], "one zone is not enough for class city");
+}
+
+#[test]
+fn a_lost_city_excuses_what_was_promised_to_it_alone() {
+    let mut forge = truth();
+    forge.place();
+    forge.attest(14, Class::City, false, &["a", "b"]);
+    forge.log.entries.pop();
+    forge.log.replicas = vec!["c1".into()];
+    assert_caught(&forge, "acknowledged");
+    forge.log.gone = ["a1", "a2", "b1", "b2"].map(String::from).to_vec();
+    let judgement = forge.judge();
+    assert!(judgement.pass, "{:#?}", judgement.violations);
+    assert_eq!(judgement.by_class[&Class::City], ByClass { acknowledged: 5, lost: 1 });
+    forge.attest(14, Class::Geo, false, &["a", "b", "c"]);
+    let judgement = forge.judge();
+    assert_caught(&forge, "acknowledged");
+    assert_eq!(judgement.by_class[&Class::Geo], ByClass { acknowledged: 1, lost: 1 });
+    forge.attest(14, Class::Geo, true, &["a", "b"]);
+    assert!(forge.judge().pass, "degraded");
+    forge.log.gone.pop();
+    assert_caught(&forge, "acknowledged");
+}
+
+#[test]
 fn messages_are_bounded_and_counts_are_not() {
     let mut forge = Forge::new();
     for at in 0..100 {

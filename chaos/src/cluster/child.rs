@@ -77,13 +77,21 @@ impl Nursery {
     ///
     /// # Errors
     /// The log cannot be opened, or the process cannot be started.
-    pub fn start(&self, name: &str, program: &Path, arguments: &[OsString], log: &Path) -> io::Result<Child> {
+    pub fn start(
+        &self,
+        name: &str,
+        program: &Path,
+        arguments: &[OsString],
+        environment: &[(&str, String)],
+        log: &Path,
+    ) -> io::Result<Child> {
         let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = Command::new(&self.launcher);
         command
             .args([CHILD_COMMAND, "--parent", &std::process::id().to_string(), "--"])
             .arg(program)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log_file.try_clone()?)
             .stderr(log_file);
@@ -128,6 +136,14 @@ impl Child {
             self.ended = self.process.try_wait()?;
         }
         Ok(self.ended)
+    }
+
+    /// SIGKILL, without waiting for the end.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn begin_kill(&mut self) -> io::Result<()> {
+        if self.ended()?.is_none() { self.process.kill() } else { Ok(()) }
     }
 
     /// SIGKILL, and waits for the end.

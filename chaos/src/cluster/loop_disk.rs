@@ -3,40 +3,31 @@
 //! Cutting the power is the file system's own shutdown (`EXT4_IOC_SHUTDOWN`, without flushing its journal): from that
 //! instant on every write and flush of it fails, and what was not on the device is gone. Making and mounting needs root.
 //!
-//! Invariants: mounts are made in a mount namespace of the harness's own ([`run_inside`]), so that they end with it,
-//! however it ends; the loop device goes with its mount.
+//! A stall is a freeze (`FIFREEZE`): what is written meanwhile waits, and is done when the file system thaws.
+//!
+//! Invariants: mounts are made in a mount namespace of the harness's own ([`super::namespace`]), so that they end with it,
+//! however it ends; the loop device goes with its mount; who freezes also thaws, without the harness.
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Set in the environment of a harness that has its own mount namespace.
-const INSIDE: &str = "TERCET_CHAOS_OWN_MOUNTS";
+use super::namespace::run;
+
 /// How long a killed process may keep its file system busy.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(20);
 /// `EXT4_IOC_SHUTDOWN` of <linux/fs.h> with `EXT4_GOING_FLAGS_NOLOGFLUSH`, for where xfs_io is not installed.
 const SHUTDOWN_IN_PERL: &str = "open(my $dir, '<', $ARGV[0]) or die $!; my $flags = pack('L', 2); ioctl($dir, 0x8004587d, $flags) or die $!;";
+
+/// Freezes $1 for $2 seconds.
+const STALL: &str = "fsfreeze --freeze \"$1\" || exit 1; sleep \"$2\"; fsfreeze --unfreeze \"$1\"";
 
 /// One node's disk.
 #[derive(Debug)]
 pub(crate) struct LoopDisk {
     image: PathBuf,
     mount: PathBuf,
-}
-
-fn run(program: &str, arguments: &[&OsStr]) -> io::Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("{program}: {}: {}", output.status, said.trim())))
 }
 
 impl LoopDisk {
@@ -72,6 +63,20 @@ impl LoopDisk {
             }
             begun => begun,
         }
+    }
+
+    /// Freezes the file system for so long. The returned child thaws it again and ends then, with or without the harness: a
+    /// frozen file system would outlive its mounts.
+    ///
+    /// # Errors
+    /// No shell.
+    pub(crate) fn begin_stall(&self, lasts: Duration) -> io::Result<std::process::Child> {
+        Command::new("sh")
+            .args(["-c", STALL, "sh"])
+            .arg(&self.mount)
+            .arg(format!("{:.3}", lasts.as_secs_f64()))
+            .stdin(Stdio::null())
+            .spawn()
     }
 
     /// Leaves no free byte.
@@ -138,31 +143,4 @@ pub fn why_not(scratch: &Path) -> Option<String> {
     // Whether it is there or not, the probe's directory is of no use any more.
     let _ = std::fs::remove_dir(&probe);
     tried.err().map(|error| format!("a file system of each node's own cannot be made here: {error}"))
-}
-
-/// Whether this process is in a mount namespace of its own.
-pub fn is_inside() -> bool {
-    std::env::var_os(INSIDE).is_some()
-}
-
-/// Why no mount namespace can be had here; none: it can.
-pub fn why_no_namespace() -> Option<String> {
-    let arguments = ["--mount", "--propagation", "private", "--", "true"];
-    let tried = run("unshare", &arguments.map(OsStr::new));
-    tried.err().map(|error| format!("no mount namespace of its own: {error}"))
-}
-
-/// Runs this very command again in a mount namespace of its own, and gives its end.
-///
-/// # Errors
-/// The namespace cannot be made.
-pub fn run_inside() -> io::Result<ExitStatus> {
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--"])
-        .arg(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .status()
-        .map_err(|error| io::Error::new(error.kind(), format!("unshare: {error}")))?;
-    Ok(status)
 }

@@ -9,11 +9,12 @@
 mod blows;
 mod settle;
 mod topology;
+mod votes;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,9 +26,11 @@ use tercet_proto::v1;
 
 use super::child::{Child, Nursery, describe};
 use super::loop_disk::LoopDisk;
+use super::packets::{self, PacketFilter};
 use super::{Member, Members};
+use crate::probe;
 use crate::proxy::{Endpoint, Network};
-use crate::scenario::ClusterPlan;
+use crate::scenario::{ClusterPlan, NetworkKind};
 
 /// How long a process may take from its start until it answers.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +38,8 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one question to a node may take.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
+/// Environment variable of `tercet serve`: how far its wall clock is wrong, in milliseconds.
+const CLOCK_SKEW_VARIABLE: &str = "TERCET_TEST_CLOCK_SKEW_MS";
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -97,6 +102,8 @@ pub struct ProcessCluster {
     nodes: Vec<Node>,
     nursery: Nursery,
     network: Network,
+    /// Blackholes drop packets; else the proxies hold bytes.
+    packets: Option<PacketFilter>,
     members: Members,
     tercet: PathBuf,
     observer: Client,
@@ -113,6 +120,8 @@ struct Node {
     real_client: String,
     /// Where clients reach it.
     client_proxy: String,
+    /// How far its wall clock is wrong, in milliseconds.
+    clock_skew_ms: i64,
     process: Mutex<Process>,
 }
 
@@ -121,11 +130,19 @@ struct Process {
     child: Option<Child>,
     /// Nobody has killed it since it was started.
     wanted: bool,
+    /// Its disk is gone: it does not come back.
+    gone: bool,
+    /// How often it was started.
+    starts: u64,
 }
 
 impl Node {
     fn process(&self) -> MutexGuard<'_, Process> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.process().gone
     }
 
     fn error(&self, what: &str, error: &io::Error) -> ClusterError {
@@ -170,6 +187,12 @@ impl ProcessCluster {
         let shape = topology::link_shape(&members, plan);
         let mut network = Network::new(&members.endpoints(), shape, options.seed)
             .map_err(|error| ClusterError::io("the network's timers", &error))?;
+        let packets = match plan.network {
+            NetworkKind::Proxies => None,
+            NetworkKind::Namespace => {
+                Some(PacketFilter::start().map_err(|error| ClusterError::io("the namespace", &error))?)
+            }
+        };
         let real = real_addresses(&members)?;
         let nodes = make_nodes(&members, plan, &options, &mut network, &real).await?;
         let cluster = Self {
@@ -177,6 +200,7 @@ impl ProcessCluster {
             nursery: Nursery::new(options.launcher)
                 .map_err(|error| ClusterError::io("the nursery", &error))?,
             network,
+            packets,
             members,
             tercet: options.tercet,
             observer: observer(&real)?,
@@ -189,7 +213,23 @@ impl ProcessCluster {
             .into_iter()
             .collect::<Result<(), _>>()?;
         cluster.leader().await?;
+        probe::healthy(&cluster.network, &cluster.members).await?;
         Ok(cluster)
+    }
+
+    /// Its links and proxies.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Who has lost its disk and does not come back.
+    pub fn gone(&self) -> Vec<&Member> {
+        self.nodes.iter().filter(|node| node.is_gone()).map(|node| &node.member).collect()
+    }
+
+    /// How often the node was started.
+    pub fn starts(&self, member: &Member) -> u64 {
+        self.of(std::slice::from_ref(member)).map(|node| node.process().starts).sum()
     }
 
     /// Who is in it.
@@ -232,6 +272,7 @@ impl ProcessCluster {
             let groups = statuses.iter().flatten().filter_map(|status| status.groups.first());
             let newest = groups.max_by_key(|group| (group.term, group.leader_id));
             let leader = newest.and_then(|group| self.members.by_id(group.leader_id));
+            let leader = leader.filter(|leader| !self.gone().contains(leader));
             if let Some(leader) = leader {
                 return Ok(leader);
             }
@@ -317,11 +358,16 @@ impl ProcessCluster {
             "--data-dir".into(),
             node.data_dir.clone().into(),
         ];
+        let skew = (node.clock_skew_ms != 0).then(|| (CLOCK_SKEW_VARIABLE, node.clock_skew_ms.to_string()));
+        let environment = skew.as_slice();
         let child = self
             .nursery
-            .start(&node.member.name, &self.tercet, &arguments, &node.log)
+            .start(&node.member.name, &self.tercet, &arguments, environment, &node.log)
             .map_err(|error| node.error("starting it", &error))?;
-        *node.process() = Process { child: Some(child), wanted: true };
+        let mut process = node.process();
+        process.child = Some(child);
+        process.wanted = true;
+        process.starts += 1;
         Ok(())
     }
 
@@ -359,7 +405,8 @@ fn lagging(
     goals: &mut Option<BTreeMap<u32, u64>>,
 ) -> Option<String> {
     let mut answered = Vec::new();
-    for (node, status) in nodes.iter().zip(statuses) {
+    let gone: Vec<u64> = nodes.iter().filter(|node| node.is_gone()).map(|node| node.member.id).collect();
+    for (node, status) in nodes.iter().zip(statuses).filter(|(node, _)| !gone.contains(&node.member.id)) {
         match status {
             Some(status) => answered.push(status),
             None => return Some(format!("node {} does not answer", node.member.name)),
@@ -378,7 +425,7 @@ fn lagging(
             let Some(state) = status.groups.iter().find(|state| state.group == *group) else {
                 return Some(format!("node {} does not run group {group}", status.node));
             };
-            if state.leader_id == 0 {
+            if state.leader_id == 0 || gone.contains(&state.leader_id) {
                 return Some(format!("node {} knows no leader of group {group}", status.node));
             }
             if state.applied_index < *goal {
@@ -424,8 +471,9 @@ async fn make_nodes(
     let mut client_proxies = BTreeMap::new();
     for (id, addresses) in real {
         let to = Endpoint::Node(*id);
+        let (from, upstream) = (Endpoint::Clients, addresses.client);
         client_proxies
-            .insert(*id, network.proxy(Endpoint::Clients, to, addresses.client).await.map_err(no_proxy)?);
+            .insert(*id, network.proxy(from, to, upstream, local(plan, from, to)).await.map_err(no_proxy)?);
     }
     let mut nodes = Vec::new();
     for member in members.iter() {
@@ -436,8 +484,9 @@ async fn make_nodes(
             let (Some(theirs), Some(client)) = (real.get(&other.id), client_proxies.get(&other.id)) else {
                 continue;
             };
-            let peer =
-                network.proxy(member.endpoint(), other.endpoint(), theirs.peer).await.map_err(no_proxy)?;
+            let (from, to) = (member.endpoint(), other.endpoint());
+            let peer = network.proxy(from, to, theirs.peer, local(plan, from, to)).await;
+            let peer = peer.map_err(no_proxy)?;
             seen.insert(other.id, Addresses { peer, client: *client, metrics: theirs.metrics });
         }
         let topology_file = options.log_dir.join(format!("{}.toml", member.name));
@@ -453,10 +502,16 @@ async fn make_nodes(
             log: options.log_dir.join(format!("{}.log", member.name)),
             real_client: own.client.to_string(),
             client_proxy: client_proxies.get(&member.id).map(ToString::to_string).unwrap_or_default(),
+            clock_skew_ms: plan.clock_skew_ms.get(&member.name).copied().unwrap_or(0),
             process: Mutex::default(),
         });
     }
     Ok(nodes)
+}
+
+/// Where a proxy must be so that its packets can be told from others.
+fn local(plan: &ClusterPlan, from: Endpoint, to: Endpoint) -> Option<Ipv4Addr> {
+    (plan.network == NetworkKind::Namespace).then(|| packets::address_of(from, to))
 }
 
 fn write_topology(path: &Path, text: &str) -> Result<(), ClusterError> {

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::diagnose::final_line;
 use super::{FORMAT, Hash32, HexBytes, HistoryError};
 
 /// One entry of the final log.
@@ -48,12 +49,14 @@ struct FinalHeader {
     journal: String,
     creation_record: HexBytes,
     replicas: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gone: Vec<String>,
     #[serde(default)]
     balances: Option<Vec<BalanceRow>>,
 }
 
 /// What replicas hold at the end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FinalLog {
     /// The journal's name.
     pub journal: String,
@@ -61,6 +64,8 @@ pub struct FinalLog {
     pub creation_record: HexBytes,
     /// The nodes that returned exactly this.
     pub replicas: Vec<String>,
+    /// The nodes whose disks are gone for good, so that nothing can be asked of them.
+    pub gone: Vec<String>,
     /// By account and currency, if they were asked for.
     pub balances: Option<Vec<BalanceRow>>,
     /// As returned.
@@ -91,6 +96,7 @@ impl FinalLog {
             journal: self.journal.clone(),
             creation_record: self.creation_record.clone(),
             replicas: self.replicas.clone(),
+            gone: self.gone.clone(),
             balances: self.balances.clone(),
         };
         serde_json::to_writer(&mut file, &header)?;
@@ -112,7 +118,10 @@ impl FinalLog {
         let mut log: Option<Self> = None;
         for (at, line) in BufReader::new(file).lines().enumerate() {
             let line = line.map_err(|error| HistoryError::io(path, error))?;
-            let malformed = |error: serde_json::Error| HistoryError::malformed(place(at), error.to_string());
+            let is_header = log.is_none();
+            let malformed = |error: serde_json::Error| {
+                HistoryError::malformed(place(at), final_line(&line, is_header, &error))
+            };
             match &mut log {
                 None => {
                     let header: FinalHeader = serde_json::from_str(&line).map_err(malformed)?;
@@ -124,6 +133,7 @@ impl FinalLog {
                         journal: header.journal,
                         creation_record: header.creation_record,
                         replicas: header.replicas,
+                        gone: header.gone,
                         balances: header.balances,
                         entries: Vec::new(),
                     });

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
-use super::{Call, Header, HistoryError, Line, Observation, Outcome};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Call, Header, HistoryError, Line, Observation, Outcome, StoredVote};
 
 /// A history that is being written; clones write to the same one.
 #[derive(Debug, Clone)]
@@ -24,11 +26,53 @@ struct Shared {
     path: PathBuf,
     start: Instant,
     next_op: AtomicU64,
-    lines: Mutex<Option<mpsc::Sender<Line>>>,
+    lines: Mutex<Sink>,
     writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
+    acknowledged: Notify,
+}
+
+/// Where lines go.
+#[derive(Debug)]
+enum Sink {
+    /// To the thread that writes the file.
+    Writer(mpsc::Sender<Line>),
+    /// Kept, for a simulation, with the time of the last one: its clock stands still while it works, so it needs no thread,
+    /// and what happens at one instant still has its order.
+    Memory(Vec<Line>, u64),
+    /// Nowhere any more.
+    Finished,
 }
 
 impl Recorder {
+    /// Keeps the lines in memory. Time zero is now, on tokio's clock.
+    #[must_use]
+    pub fn in_memory(header: Header) -> Self {
+        let lines = Mutex::new(Sink::Memory(Vec::new(), 0));
+        let recorder = Self::over(PathBuf::new(), lines, None);
+        recorder.record(|_| Line::Header(header));
+        recorder
+    }
+
+    /// The lines that were kept in memory; later ones are dropped.
+    #[must_use]
+    pub fn take(&self) -> Vec<Line> {
+        match std::mem::replace(&mut *self.lines(), Sink::Finished) {
+            Sink::Memory(lines, _) => lines,
+            Sink::Writer(_) | Sink::Finished => Vec::new(),
+        }
+    }
+
+    fn over(path: PathBuf, lines: Mutex<Sink>, writer: Option<JoinHandle<std::io::Result<()>>>) -> Self {
+        let (start, next_op) = (Instant::now(), AtomicU64::new(1));
+        let shared =
+            Shared { path, start, next_op, lines, writer: Mutex::new(writer), acknowledged: Notify::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn lines(&self) -> std::sync::MutexGuard<'_, Sink> {
+        self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes the file and writes the header. Time zero is now.
     ///
     /// # Errors
@@ -47,15 +91,7 @@ impl Recorder {
                 file.flush()
             })
             .map_err(io)?;
-        let recorder = Self {
-            shared: Arc::new(Shared {
-                path: path.to_owned(),
-                start: Instant::now(),
-                next_op: AtomicU64::new(1),
-                lines: Mutex::new(Some(lines)),
-                writer: Mutex::new(Some(writer)),
-            }),
-        };
+        let recorder = Self::over(path.to_owned(), Mutex::new(Sink::Writer(lines)), Some(writer));
         recorder.record(|_| Line::Header(header));
         Ok(recorder)
     }
@@ -74,7 +110,16 @@ impl Recorder {
 
     /// Records a return, right after the answer arrived.
     pub fn returned(&self, op: u64, outcome: Outcome) {
+        let acknowledged = matches!(outcome, Outcome::Appended { .. });
         self.record(|t| Line::Return { t, op, outcome });
+        if acknowledged {
+            self.shared.acknowledged.notify_waiters();
+        }
+    }
+
+    /// Waits until a client is told that its append is acknowledged.
+    pub async fn next_acknowledgement(&self) {
+        self.shared.acknowledged.notified().await;
     }
 
     /// Records that a fault is about to begin.
@@ -92,12 +137,17 @@ impl Recorder {
         self.record(|t| Line::Observe(Observation { t, ..observation }));
     }
 
+    /// Records a vote that a node has stored.
+    pub fn vote(&self, vote: StoredVote) {
+        self.record(|_| Line::Vote(vote));
+    }
+
     /// Writes out what is recorded; later records are dropped.
     ///
     /// # Errors
     /// A line could not be written, now or earlier.
     pub fn finish(&self) -> Result<(), HistoryError> {
-        drop(self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
+        *self.lines() = Sink::Finished;
         let writer = self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let written = writer.map_or(Ok(()), |writer| {
             writer.join().unwrap_or_else(|_| Err(std::io::Error::other("the history's writer panicked")))
@@ -109,9 +159,16 @@ impl Recorder {
         // The time is taken before the lock: an invocation's may only be too early, and a return waits for nobody who
         // could have been told of it.
         let now = self.now();
-        if let Some(lines) = &*self.shared.lines.lock().unwrap_or_else(PoisonError::into_inner) {
-            // The writer has failed then; `finish` says so.
-            let _ = lines.send(line(now));
+        match &mut *self.lines() {
+            Sink::Writer(lines) => {
+                // The writer has failed then; `finish` says so.
+                let _ = lines.send(line(now));
+            }
+            Sink::Memory(lines, last) => {
+                *last = now.max(last.saturating_add(1));
+                lines.push(line(*last));
+            }
+            Sink::Finished => {}
         }
     }
 }
@@ -125,7 +182,13 @@ mod tests {
     fn what_is_recorded_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("history.jsonl");
-        let header = Header { format: FORMAT, journal: "j".into(), scenario: "s".into(), seed: 7 };
+        let header = Header {
+            format: FORMAT,
+            journal: "j".into(),
+            scenario: "s".into(),
+            seed: 7,
+            ..Header::default()
+        };
         let recorder = Recorder::create(&path, header.clone()).unwrap();
         let threads: Vec<_> = (0..4)
             .map(|client| {
@@ -156,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_place_that_cannot_be_written_is_named() {
-        let header = Header { format: FORMAT, journal: "j".into(), scenario: String::new(), seed: 0 };
+        let header = Header { format: FORMAT, journal: "j".into(), ..Header::default() };
         let error = Recorder::create(Path::new("/nonexistent/history.jsonl"), header).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/history.jsonl"), "{error}");
     }

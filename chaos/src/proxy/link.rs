@@ -4,7 +4,7 @@
 //! opens to `b` and those that `b` opens to `a` share the same pair of links, as they share the same wire.
 //!
 //! Invariants: faults are imposed and lifted by number, overlapping ones add up, and lifting the last one restores the
-//! link's own shape exactly; counters never go back.
+//! link's own shape exactly; counters never go back; a half-open fault takes the connections of before it, never later ones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,6 +46,9 @@ pub struct LinkShape {
     pub jitter: Duration,
     /// Most bytes a second; none: unlimited.
     pub bytes_per_second: Option<u64>,
+    /// Connections that are older than this, as [`Link::age`] counts, have been forgotten by the receiver, and the sender
+    /// does not know; 0: none.
+    pub half_open: u64,
 }
 
 /// Something that is wrong with a link.
@@ -55,6 +58,8 @@ pub enum LinkFault {
     Blackhole,
     /// Connections are reset.
     Reset,
+    /// The receiver has forgotten the connections of this moment, the sender hears nothing of it; new ones work.
+    HalfOpen,
     /// Slower by so much.
     Slow {
         /// Added to the delay.
@@ -67,10 +72,11 @@ pub enum LinkFault {
 }
 
 impl LinkFault {
-    fn worsen(self, shape: &mut LinkShape) {
+    fn worsen(self, shape: &mut LinkShape, age: u64) {
         match self {
             Self::Blackhole => shape.blackhole = true,
             Self::Reset => shape.reset = true,
+            Self::HalfOpen => shape.half_open = age,
             Self::Slow { delay, jitter, bytes_per_second } => {
                 shape.delay += delay;
                 shape.jitter += jitter;
@@ -94,6 +100,8 @@ pub struct LinkCounts {
     pub connections: u64,
     /// Connections that a `reset` fault ended.
     pub resets: u64,
+    /// Connections that became half-open: the sender's end stayed, the receiver's was reset.
+    pub half_opens: u64,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +110,7 @@ pub(super) struct Counters {
     pub(super) delivered_bytes: AtomicU64,
     pub(super) connections: AtomicU64,
     pub(super) resets: AtomicU64,
+    pub(super) half_opens: AtomicU64,
 }
 
 /// One direction between two endpoints.
@@ -112,6 +121,7 @@ pub struct Link {
     own: LinkShape,
     faults: Mutex<BTreeMap<u64, LinkFault>>,
     shape: watch::Sender<LinkShape>,
+    age: AtomicU64,
     pub(super) counters: Counters,
 }
 
@@ -124,6 +134,7 @@ impl Link {
             own,
             faults: Mutex::default(),
             shape: watch::Sender::new(own),
+            age: AtomicU64::new(0),
             counters: Counters::default(),
         }
     }
@@ -141,6 +152,9 @@ impl Link {
     /// Adds a fault; a fault of the same number is replaced.
     pub fn impose(&self, number: u64, fault: LinkFault) {
         let mut faults = self.faults();
+        if fault == LinkFault::HalfOpen {
+            self.age.fetch_add(1, Ordering::Relaxed);
+        }
         faults.insert(number, fault);
         self.reshape(&faults);
     }
@@ -155,6 +169,11 @@ impl Link {
     /// The shape of the moment.
     pub fn shape(&self) -> LinkShape {
         *self.shape.borrow()
+    }
+
+    /// How often connections have become half-open; those that begin now are not older than this.
+    pub(super) fn age(&self) -> u64 {
+        self.age.load(Ordering::Relaxed)
     }
 
     /// Changes of the shape.
@@ -176,6 +195,7 @@ impl Link {
             delivered_bytes: read(&self.counters.delivered_bytes),
             connections: read(&self.counters.connections),
             resets: read(&self.counters.resets),
+            half_opens: read(&self.counters.half_opens),
         }
     }
 
@@ -186,7 +206,7 @@ impl Link {
     fn reshape(&self, faults: &BTreeMap<u64, LinkFault>) {
         let mut shape = self.own;
         for fault in faults.values() {
-            fault.worsen(&mut shape);
+            fault.worsen(&mut shape, self.age());
         }
         self.shape.send_replace(shape);
     }

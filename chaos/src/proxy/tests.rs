@@ -23,7 +23,7 @@ impl Pair {
     async fn new(shape: LinkShape) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut network = Network::new(&[A, B, Endpoint::Clients], |_, _| shape, 1).unwrap();
-        let proxy = network.proxy(A, B, listener.local_addr().unwrap()).await.unwrap();
+        let proxy = network.proxy(A, B, listener.local_addr().unwrap(), None).await.unwrap();
         Self { network, listener, proxy }
     }
 
@@ -136,6 +136,32 @@ async fn a_reset_ends_both_sides_and_new_connections() {
     let (mut a, mut b) = pair.connect().await;
     a.write_all(b"well again").await.unwrap();
     expect(&mut b, b"well again").await;
+}
+
+#[tokio::test]
+async fn a_half_open_connection_leaves_its_sender_in_the_dark_until_it_is_lifted() {
+    let pair = Pair::new(LinkShape::default()).await;
+    let (mut a, mut b) = pair.connect().await;
+    pair.link(A, B).impose(1, LinkFault::HalfOpen);
+    assert!(timeout(SOON, b.read(&mut [0])).await.unwrap().is_err(), "the receiver has forgotten it");
+    a.write_all(b"are you there?").await.unwrap();
+    expect_nothing(&mut a).await;
+    let (mut fresh, mut accepted) = pair.connect().await;
+    fresh.write_all(b"hello").await.unwrap();
+    expect(&mut accepted, b"hello").await;
+    pair.link(A, B).lift(1);
+    assert!(timeout(SOON, a.read(&mut [0])).await.unwrap().is_err(), "told at last");
+    pair.link(B, A).impose(2, LinkFault::HalfOpen);
+    assert!(timeout(SOON, fresh.read(&mut [0])).await.unwrap().is_err(), "now the dialler is the receiver");
+    expect_nothing(&mut accepted).await;
+    pair.link(A, B).impose(3, LinkFault::HalfOpen);
+    let (mut a, mut b) = pair.connect().await;
+    pair.link(A, B).impose(4, LinkFault::HalfOpen);
+    pair.link(B, A).impose(5, LinkFault::HalfOpen);
+    expect_nothing(&mut a).await;
+    expect_nothing(&mut b).await;
+    assert_eq!(pair.link(A, B).counts().half_opens, 2);
+    assert_eq!(pair.link(B, A).counts().half_opens, 2);
 }
 
 #[tokio::test]

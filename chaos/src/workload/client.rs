@@ -92,8 +92,12 @@ impl<L: Ledger> WorkloadClient<L> {
                 return;
             }
         };
+        let class = match self.draw(self.plan.geo_percent) {
+            true => v1::DurabilityClass::Geo,
+            false => v1::DurabilityClass::Unspecified,
+        };
         let request =
-            v1::AppendRequest { journal: self.journal.clone(), entries, ..v1::AppendRequest::default() };
+            v1::AppendRequest { journal: self.journal.clone(), entries, durability_class: class.into() };
         for _ in 0..=MAX_RETRIES {
             let call = Call::Append { entries: named.clone() };
             let op = self.recorder.invoke(self.number, &self.ledger.via(), call);

@@ -12,7 +12,7 @@ use tercet_proto::client::{Client, ClientError, ClientOptions};
 use tercet_proto::v1;
 
 use super::Ledger;
-use crate::history::{EntrySeen, Hash32, Outcome, ReceiptSeen};
+use crate::history::{Attested, Class, EntrySeen, Hash32, Outcome, ReceiptSeen};
 
 /// Where clients reach a node.
 #[derive(Debug, Clone)]
@@ -105,6 +105,14 @@ fn hash(bytes: &[u8]) -> Hash32 {
     Hash32::from_slice(bytes).unwrap_or(Hash32([0; 32]))
 }
 
+fn attested(attestation: v1::Attestation) -> Attested {
+    let class = match attestation.durability_class() {
+        v1::DurabilityClass::Geo => Class::Geo,
+        _ => Class::City,
+    };
+    Attested { class, degraded: attestation.degraded, zones: attestation.zones }
+}
+
 impl Ledger for Remote {
     async fn append(&self, request: &v1::AppendRequest) -> Outcome {
         let client = match self.client() {
@@ -135,6 +143,7 @@ impl Ledger for Remote {
                 chain_hash: hash(&receipt.chain_hash),
                 recorded_at_us: receipt.recorded_at_us,
                 replayed: receipt.replayed,
+                attested: receipt.attestation.map(attested),
             })
             .collect();
         Outcome::Appended { receipts }

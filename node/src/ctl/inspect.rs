@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use tercet_storage::disk::{BLOCK_BYTES, Disk, open_read_only};
+use tercet_storage::disk::{BLOCK_BYTES, Disk, DiskError, open_read_only};
 use tercet_storage::format::Kind;
 use tercet_storage::inspect::{BatchInfo, InspectReport, RecordInfo, inspect_disk};
 use tercet_storage::{Finding, GroupId, GroupState, LogPoint};
 
-use self::meaning::meaning;
+use self::meaning::{meaning, vote_meaning};
 use super::exit::Failure;
 use super::output::{Column, Lines, printable, table};
+use crate::raft::codec::decode_vote;
 
 /// Arguments of `tercet inspect`.
 #[derive(Debug, Args)]
@@ -169,19 +170,35 @@ fn groups_table(groups: &[(GroupId, GroupState)]) -> String {
     table(&columns, &rows)
 }
 
-/// What an intact entry says; none for other records and for damaged ones.
+/// What an intact entry or vote says; none for other records and for damaged ones.
 fn record_meaning(disk: &dyn Disk, batch: &BatchInfo, record: &RecordInfo) -> Option<String> {
     let row = &record.row;
-    if !record.is_intact || !matches!(row.kind, Kind::Entry | Kind::Repair) {
+    if !record.is_intact || !matches!(row.kind, Kind::Entry | Kind::Repair | Kind::Vote) {
         return None;
     }
-    let block_bytes = u64::try_from(BLOCK_BYTES).ok()?;
-    let at = u64::from(batch.header.block) * block_bytes + u64::from(row.offset);
-    let mut payload = vec![0; usize::try_from(row.length).ok()?];
-    match disk.read_at(batch.header.segment, at, &mut payload) {
-        Ok(()) => Some(meaning(row.tag, &payload)),
+    match record_payload(disk, batch, record) {
+        Ok(payload) if row.kind == Kind::Vote => Some(vote_meaning(&payload)),
+        Ok(payload) => Some(meaning(row.tag, &payload)),
         Err(error) => Some(format!("cannot be read: {error}")),
     }
+}
+
+fn record_payload(disk: &dyn Disk, batch: &BatchInfo, record: &RecordInfo) -> Result<Vec<u8>, DiskError> {
+    let row = &record.row;
+    let at = u64::from(batch.header.block) * BLOCK_BYTES as u64 + u64::from(row.offset);
+    let mut payload = vec![0; row.length as usize];
+    disk.read_at(batch.header.segment, at, &mut payload)?;
+    Ok(payload)
+}
+
+/// An intact vote; null for other records.
+fn vote_value(disk: &dyn Disk, batch: &BatchInfo, record: &RecordInfo) -> Value {
+    let is_vote = record.is_intact && record.row.kind == Kind::Vote;
+    let payload = is_vote.then(|| record_payload(disk, batch, record).ok()).flatten();
+    payload.and_then(|payload| decode_vote(&payload).ok()).map_or(
+        Value::Null,
+        |vote| json!({ "term": vote.leader_id.term, "node": vote.leader_id.voted_for, "won": vote.committed }),
+    )
 }
 
 fn write_json(
@@ -251,7 +268,7 @@ fn record_value(disk: &dyn Disk, batch: &BatchInfo, record: &RecordInfo) -> Valu
     json!({
         "group": row.group, "kind": row.kind.name(), "tag": row.tag, "index": row.index, "term": row.term,
         "leader": row.leader, "bytes": row.length, "intact": record.is_intact,
-        "meaning": record_meaning(disk, batch, record),
+        "meaning": record_meaning(disk, batch, record), "vote": vote_value(disk, batch, record),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Tables, properties against the definition, and transcripts (`testdata/`).
 
+mod leadership;
 mod properties;
 mod regimes;
 mod tables;

@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use tercet_proto::v1;
 use tercet_storage::SegmentLog;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::contact::Contacts;
 use super::proposer::Clock;
+use super::runtime::watch;
 use crate::placement::{Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, holders};
 
 pub use self::contact::ProofPart;

@@ -13,7 +13,7 @@ mod regime;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::RaftError;
@@ -23,8 +23,8 @@ use tercet_proto::refusal::Refusal;
 use tercet_proto::topology::Timing;
 use tercet_proto::v1;
 use tercet_storage::index::Index;
-use tercet_storage::{LogError, SegmentLog};
-use tokio::sync::watch;
+use tercet_storage::{LogError, LogPoint, SegmentLog, mutants};
+use tokio::time::Instant;
 
 pub use leadership::Leadership;
 pub use read::NoReadPoint;
@@ -34,8 +34,9 @@ use super::codec::{decode_vote, from_point};
 use super::gate::{Gate, GateParams};
 use super::log_store::LogStore;
 use super::network::NetworkFactory;
-use super::network::peers::Peers;
+use super::network::transport::Transport;
 use super::proposer::{Clock, Proposed, Proposer};
+use super::runtime::{self, watch};
 use super::state_machine::{GroupState, StateMachine};
 use super::types::{LogId, Raft};
 use crate::keys::SledKeys;
@@ -67,7 +68,7 @@ pub struct GroupParams {
     /// The group's index.
     pub index: Arc<Index>,
     /// The other nodes.
-    pub peers: Arc<Peers>,
+    pub peers: Transport,
     /// Voters and where they stand.
     pub voters: Vec<Voter>,
     /// Heartbeats and elections.
@@ -146,7 +147,7 @@ fn config(params: &GroupParams) -> Config {
         enable_pre_vote: Some(true),
         // A restored leader could propose other content under log ids that followers already hold: openraft commits on
         // their acknowledgements while the leader's own flush is under way.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(mutants::is("leader-restored")),
         quorum_loss_probe_interval: Some(timing.election_max_ms.saturating_mul(2)),
         // Backoff must stay short: a follower that comes back should catch up at once.
         backoff: "50ms 100ms 200ms ..500ms".into(),
@@ -171,10 +172,10 @@ impl Group {
     /// The state cannot be restored, or openraft does not start.
     pub async fn start(params: GroupParams) -> Result<Arc<Self>, GroupError> {
         let group = params.group;
-        let (flushed_tx, flushed) = watch::channel(0);
+        let (flushed_tx, flushed) = tokio::sync::watch::channel(0);
         let (index, log) = (params.index.clone(), params.log.clone());
         // A large checkpoint takes a while to read; the runtime goes on meanwhile.
-        let restored = tokio::task::spawn_blocking(move || GroupState::restore(group, index, log, flushed));
+        let restored = runtime::run_blocking(move || GroupState::restore(group, index, log, flushed));
         let state = restored
             .await
             .map_err(|error| GroupError::Raft { group, why: error.to_string() })?
@@ -284,6 +285,13 @@ impl Group {
         Ok(records.pop().filter(|record| record.index == index).map(|record| record.payload))
     }
 
+    /// Where an entry of a journal lies in the log; none if it is not there.
+    #[must_use]
+    pub fn point_of(&self, journal: &str, seq: u64) -> Option<LogPoint> {
+        let mark = self.state.ledger().locate(journal, seq).ok()??;
+        self.params.log.point(self.params.group, mark.log_index)
+    }
+
     /// Whether what had been applied before a restart is applied again: local reads wait for it.
     #[must_use]
     pub fn is_recovered(&self) -> bool {
@@ -300,7 +308,7 @@ impl Group {
     }
 
     fn follow_recovery(self: Arc<Self>) {
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             while !self.is_recovered() {
                 match self.raft.wait_for_recovery(Some(RECOVERY_LOOK)).await {
                     Ok(_) => drop(self.recovered.send_replace(true)),
@@ -335,7 +343,7 @@ impl Group {
         }
         self.gate.demote();
         let state = self.state.clone();
-        match tokio::task::spawn_blocking(move || state.checkpoint()).await {
+        match runtime::run_blocking(move || state.checkpoint()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(group = self.params.group, %error, "no last checkpoint"),
             Err(error) => tracing::warn!(group = self.params.group, %error, "no last checkpoint"),
@@ -361,6 +369,9 @@ impl Group {
         // Right after the start openraft's metrics do not know the vote yet.
         let voted = log.vote.as_ref().and_then(|bytes| decode_vote(bytes).ok());
         let voted = voted.map_or(0, |vote| vote.leader_id.term);
+        // And later they may lag behind it: a leader of the term that they know leads nothing in the term of its vote.
+        let deposed = voted > metrics.current_term;
+        let role = if deposed && role == "leader" { "follower" } else { role };
         let classes = self.class_statuses();
         let ledger = self.state.ledger();
         let placed = self.gate.placed().known;
@@ -371,7 +382,7 @@ impl Group {
             group: self.params.group,
             role: role.into(),
             term: metrics.current_term.max(voted),
-            leader_id: metrics.current_leader.unwrap_or(0),
+            leader_id: metrics.current_leader.filter(|_| !deposed).unwrap_or(0),
             leader: String::new(),
             last_index: metrics.last_log_index.unwrap_or(0),
             flushed_index: log.durable_last.map_or(0, |point| point.index),

@@ -7,13 +7,15 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{LogIdOptionExt, OptionalSend};
-use tercet_storage::{Done, GroupId, LogError, LogPoint, SegmentLog};
+use tercet_storage::{Done, GroupId, LogError, LogPoint, SegmentLog, mutants};
 use tokio::sync::oneshot;
 
 use super::codec::{decode_vote, encode_vote, from_point, from_record, to_point, to_record};
+use super::runtime::watch;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 
 /// At most this many payload bytes in one replication message or one read-back.
@@ -28,13 +30,30 @@ pub struct LogStore {
     log: SegmentLog,
     group: GroupId,
     on_flush: FlushObserver,
+    appends: Arc<Appends>,
+}
+
+/// How many appends have been handed to the log, and how many it has answered; they are answered in order.
+struct Appends {
+    submitted: AtomicU64,
+    answered: watch::Sender<u64>,
+}
+
+impl Appends {
+    /// Waits until every append that has been handed in by now is answered.
+    async fn answered(&self) {
+        let submitted = self.submitted.load(Ordering::Acquire);
+        // The sender is this one.
+        drop(self.answered.subscribe().wait_for(|answered| *answered >= submitted).await);
+    }
 }
 
 impl LogStore {
     /// The log of `group`; `on_flush` hears the highest flushed index of what is still in the log.
     #[must_use]
     pub fn new(log: SegmentLog, group: GroupId, on_flush: FlushObserver) -> Self {
-        Self { log, group, on_flush }
+        let appends = Arc::new(Appends { submitted: AtomicU64::new(0), answered: watch::Sender::new(0) });
+        Self { log, group, on_flush, appends }
     }
 
     /// The underlying log.
@@ -104,7 +123,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        let state = self.log.state(self.group);
+        let mut state = self.log.state(self.group);
+        if let Some(last) = state.last.filter(|last| last.index > 1 && mutants::is("committed-truncated")) {
+            let kept = self.log.point(self.group, last.index - 1);
+            durable(|done| self.log.truncate_after(self.group, kept, done)).await?;
+            state = self.log.state(self.group);
+        }
         let purged = state.purged.map(from_point);
         Ok(LogState { last_purged_log_id: purged, last_log_id: state.last.map(from_point).or(purged) })
     }
@@ -115,7 +139,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let bytes = encode_vote(vote);
-        durable(|done| self.log.save_vote(self.group, bytes, done)).await
+        durable(|done| self.log.save_vote(self.group, bytes, done)).await?;
+        // A vote may pass entries that wait for their segment. To openraft a vote that is flushed means that everything it
+        // handed in before is, too: it would acknowledge those entries.
+        if !mutants::is("vote-passes-entries") {
+            self.appends.answered().await;
+        }
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -148,15 +178,23 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             callback.io_completed(Ok(()));
             return Ok(());
         };
+        if mutants::is("append-flushed-early") {
+            callback.io_completed(Ok(()));
+            return self.log.append(self.group, records, Box::new(|_| ())).map_err(io_error);
+        }
         let (log, group, on_flush) = (self.log.clone(), self.group, self.on_flush.clone());
+        let appends = self.appends.clone();
         let done: Done = Box::new(move |result| {
             // An entry that has been truncated meanwhile says nothing of what replaced it.
             if result.is_ok() && log.point(group, last.index) == Some(last) {
                 on_flush(last.index);
             }
             callback.io_completed(result.map_err(io_error));
+            appends.answered.send_modify(|answered| *answered += 1);
         });
-        self.log.append(self.group, records, done).map_err(io_error)
+        self.log.append(self.group, records, done).map_err(io_error)?;
+        self.appends.submitted.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

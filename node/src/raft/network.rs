@@ -7,6 +7,7 @@ mod exchange;
 mod hold;
 pub mod link;
 pub mod peers;
+pub mod transport;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use tercet_proto::v1;
 
 use self::exchange::exchange;
 use self::link::{AppendLink, LinkError};
-use self::peers::Peers;
+use self::transport::Transport;
 use super::codec::{
     CodecError, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
@@ -41,7 +42,7 @@ type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RP
 /// Makes the networks of one group.
 #[derive(Clone)]
 pub struct NetworkFactory {
-    peers: Arc<Peers>,
+    peers: Transport,
     group: u32,
     gate: Arc<Gate>,
 }
@@ -49,7 +50,7 @@ pub struct NetworkFactory {
 impl NetworkFactory {
     /// Networks of `group` to the nodes that `peers` knows.
     #[must_use]
-    pub fn new(peers: Arc<Peers>, group: u32, gate: Arc<Gate>) -> Self {
+    pub fn new(peers: Transport, group: u32, gate: Arc<Gate>) -> Self {
         Self { peers, group, gate }
     }
 }
@@ -70,7 +71,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 
 /// One group's way to one peer.
 pub struct Network {
-    peers: Arc<Peers>,
+    peers: Transport,
     link: AppendLink,
     target: u64,
     group: u32,
@@ -145,14 +146,11 @@ impl Network {
             last: log_id_to_wire(rpc.last_log_id.as_ref()),
             leadership_transfer: rpc.leadership_transfer,
         };
-        let mut client = self.peers.client(self.target).map_err(unreachable)?;
-        let asked =
-            async { if pre_vote { client.pre_vote(request).await } else { client.vote(request).await } };
+        let asked = self.peers.vote(self.target, request, pre_vote);
         let answer = tokio::time::timeout(Self::unary_timeout(&option), asked)
             .await
             .map_err(|_| unreachable("vote request timed out"))?
-            .map_err(unreachable)?
-            .into_inner();
+            .map_err(unreachable)?;
         let vote = vote_from_wire(answer.vote).map_err(codec_error)?;
         Ok(VoteResponse::new(vote, log_id_from_wire(answer.last), answer.granted))
     }
@@ -210,12 +208,12 @@ impl openraft::network::NetSnapshot<TypeConfig> for Network {
         let header = self.peers.header(self.target, self.group);
         let chunks = snapshot_chunks(&header, &vote, &snapshot.meta, snapshot.snapshot)
             .map_err(|error| fail(error.to_string()))?;
-        let mut client = self.peers.client(self.target).map_err(|e| fail(e.to_string()))?;
-        let sent = client.install_snapshot(tokio_stream::iter(chunks));
+        let sent = self.peers.install_snapshot(self.target, chunks);
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = sent => {
-                let answer = answer.map_err(|status| fail(status.to_string()))?.into_inner();
+                let answer = answer.map_err(fail)?;
                 let vote = vote_from_wire(answer.vote).map_err(|error| fail(error.to_string()))?;
                 Ok(SnapshotResponse::new(vote))
             }
@@ -235,12 +233,11 @@ impl openraft::network::NetTransferLeader<TypeConfig> for Network {
             to_node: *req.to_node_id(),
             last: log_id_to_wire(req.last_log_id()),
         };
-        let mut client = self.peers.client(self.target).map_err(unreachable)?;
-        let answer = tokio::time::timeout(Self::unary_timeout(&option), client.transfer_leader(request))
+        let asked = self.peers.transfer_leader(self.target, request);
+        let answer = tokio::time::timeout(Self::unary_timeout(&option), asked)
             .await
             .map_err(|_| unreachable("leader transfer timed out"))?
-            .map_err(unreachable)?
-            .into_inner();
+            .map_err(unreachable)?;
         if answer.refused.is_empty() {
             return Ok(Ok(()));
         }

@@ -63,7 +63,7 @@ impl Proposer {
     #[must_use]
     pub fn start(node_id: u64, raft: Raft, state: Arc<GroupState>, gate: Arc<Gate>, clock: Clock) -> Self {
         let (requests, queue) = mpsc::unbounded_channel();
-        tokio::spawn(Task { node_id, raft, state, gate, clock }.run(queue));
+        super::runtime::spawn(Task { node_id, raft, state, gate, clock }.run(queue));
         Self { requests }
     }
 
@@ -90,6 +90,7 @@ impl Task {
         let mut in_flight = FuturesUnordered::new();
         loop {
             tokio::select! {
+                biased;
                 Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
                 first = queue.recv(), if in_flight.len() < PROPOSALS_IN_FLIGHT_MAX => {
                     let Some(first) = first else { break };

@@ -11,8 +11,9 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use tercet_storage::SegmentLog;
 use tercet_storage::index::Index;
-use tokio::sync::watch;
+use tokio::sync::watch as flush_watch;
 
+use super::runtime::watch;
 use super::snapshot::{
     Snapshot, SnapshotData, SnapshotMeta, decode_pairs, decode_stored_membership, encode_pairs,
     encode_stored_membership,
@@ -32,7 +33,7 @@ pub struct GroupState {
     log: SegmentLog,
     membership: Mutex<StoredMembership>,
     applied: watch::Sender<u64>,
-    flushed: watch::Receiver<u64>,
+    flushed: flush_watch::Receiver<u64>,
     /// Held while a checkpoint is written: one at a time.
     checkpointing: Mutex<()>,
     current: Mutex<Option<Snapshot>>,
@@ -59,7 +60,7 @@ impl GroupState {
         group: u32,
         index: Arc<Index>,
         log: SegmentLog,
-        flushed: watch::Receiver<u64>,
+        flushed: flush_watch::Receiver<u64>,
     ) -> Result<Arc<Self>, LedgerError> {
         let ledger = Ledger::restore(group, Arc::new(SledKeys(index.clone())))?;
         let stored = index.get(&membership_key(group)).map_err(|e| LedgerError::Index(e.to_string()))?;

@@ -35,7 +35,7 @@ openraft::declare_raft_types!(
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         Vote = openraft::impls::Vote<Self::LeaderId>,
-        AsyncRuntime = openraft::TokioRuntime,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 /// A vote.

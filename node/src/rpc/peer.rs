@@ -16,6 +16,7 @@ use tercet_proto::v1::peer_server::Peer;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
+use crate::controller;
 use crate::node::Node;
 use crate::raft::group::Group;
 use crate::repair;
@@ -137,6 +138,7 @@ impl Peer for PeerService {
             header: self.header(request.header.as_ref()),
             fresh,
             registered_incarnation: registered.unwrap_or(0),
+            in_reach: if request.look_around { controller::in_reach(&self.node).await } else { Vec::new() },
         }))
     }
 

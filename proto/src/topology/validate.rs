@@ -31,6 +31,7 @@ impl Topology {
         self.validate_rtts()?;
         self.validate_timing()?;
         self.validate_durability()?;
+        self.validate_leadership()?;
         self.validate_survival()
     }
 

@@ -4,6 +4,7 @@
 //! taken for a crash.
 
 use std::io;
+use std::time::Duration;
 
 use futures::future::join_all;
 
@@ -11,31 +12,57 @@ use super::{ClusterError, ProcessCluster};
 use crate::cluster::Member;
 use crate::cluster::child::Child;
 use crate::cluster::loop_disk::LoopDisk;
+use crate::cluster::packets::{Dialled, PacketFilter};
 use crate::proxy::{Endpoint, LinkCounts, LinkFault};
 
 impl ProcessCluster {
     /// Imposes a fault on links.
-    pub fn impose(&self, number: u64, pairs: &[(Endpoint, Endpoint)], fault: LinkFault) {
+    ///
+    /// # Errors
+    /// The packets of a link cannot be dropped.
+    pub fn impose(
+        &self,
+        number: u64,
+        pairs: &[(Endpoint, Endpoint)],
+        fault: LinkFault,
+    ) -> Result<(), ClusterError> {
+        if let (LinkFault::Blackhole, Some(packets)) = (fault, &self.packets) {
+            let dialled: Vec<Dialled> = self.network.addresses().collect();
+            return tokio::task::block_in_place(|| packets.impose(number, pairs, &dialled))
+                .map_err(|error| ClusterError::io("dropping packets", &error));
+        }
         for link in pairs.iter().filter_map(|(from, to)| self.network.link(*from, *to)) {
             link.impose(number, fault);
         }
+        Ok(())
     }
 
     /// Lifts a fault from links.
-    pub fn lift(&self, number: u64, pairs: &[(Endpoint, Endpoint)]) {
+    ///
+    /// # Errors
+    /// The packets of a link cannot be let through again.
+    pub fn lift(&self, number: u64, pairs: &[(Endpoint, Endpoint)]) -> Result<(), ClusterError> {
         for link in pairs.iter().filter_map(|(from, to)| self.network.link(*from, *to)) {
             link.lift(number);
         }
+        let Some(packets) = &self.packets else { return Ok(()) };
+        let dialled: Vec<Dialled> = self.network.addresses().collect();
+        tokio::task::block_in_place(|| packets.lift(number, &dialled))
+            .map_err(|error| ClusterError::io("letting packets through", &error))
+    }
+
+    /// How many packets blackholes have dropped; none where they hold bytes instead.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn packets_dropped(&self) -> Result<Option<u64>, ClusterError> {
+        let dropped = self.packets.as_ref().map(PacketFilter::dropped).transpose();
+        dropped.map_err(|error| ClusterError::io("counting packets", &error))
     }
 
     /// What has happened on every link: from, to, counts.
     pub fn link_counts(&self) -> Vec<(String, String, LinkCounts)> {
-        let name = |end: Endpoint| match end {
-            Endpoint::Clients => "clients".to_owned(),
-            Endpoint::Node(id) => {
-                self.members.by_id(id).map_or_else(|| end.to_string(), |member| member.name.clone())
-            }
-        };
+        let name = |end| self.members.name_of(end);
         self.network.links().map(|link| (name(link.from()), name(link.to()), link.counts())).collect()
     }
 
@@ -49,8 +76,27 @@ impl ProcessCluster {
             let mut process = node.process();
             process.wanted = false;
             if let Some(child) = &mut process.child {
+                child.begin_kill().map_err(|error| node.error("killing it", &error))?;
+            }
+        }
+        for node in self.of(hit) {
+            if let Some(child) = &mut node.process().child {
                 child.kill().map_err(|error| node.error("killing it", &error))?;
             }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL to all of them, then all that they had stored is deleted. They are out of the cluster for good.
+    ///
+    /// # Errors
+    /// One had ended unasked, or the system refuses.
+    pub fn wipe(&self, hit: &[Member]) -> Result<(), ClusterError> {
+        self.kill(hit)?;
+        for node in self.of(hit) {
+            node.process().gone = true;
+            tokio::task::block_in_place(|| std::fs::remove_dir_all(&node.data_dir))
+                .map_err(|error| node.error("deleting its data", &error))?;
         }
         Ok(())
     }
@@ -158,6 +204,29 @@ impl ProcessCluster {
             let disk =
                 node.disk.as_ref().ok_or_else(|| ClusterError::Harness("no disk of its own".into()))?;
             tokio::task::block_in_place(|| act(disk)).map_err(|error| node.error(what, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the disks of all of them answer nothing for so long.
+    ///
+    /// # Errors
+    /// One has no disk of its own, or it cannot be frozen.
+    pub async fn stall(&self, hit: &[Member], lasts: Duration) -> Result<(), ClusterError> {
+        let mut stalls = Vec::new();
+        for node in self.of(hit) {
+            let disk =
+                node.disk.as_ref().ok_or_else(|| ClusterError::Harness("no disk of its own".into()))?;
+            let begun = disk.begin_stall(lasts).map_err(|error| node.error("stalling its disk", &error))?;
+            stalls.push((node, begun));
+        }
+        for (node, mut stall) in stalls {
+            let status = tokio::task::block_in_place(|| stall.wait())
+                .map_err(|error| node.error("stalling its disk", &error))?;
+            if !status.success() {
+                let name = &node.member.name;
+                return Err(ClusterError::Harness(format!("node {name}: its disk did not stall: {status}")));
+            }
         }
         Ok(())
     }

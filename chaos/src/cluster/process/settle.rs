@@ -32,7 +32,7 @@ impl ProcessCluster {
 
     async fn read_replicas(&self, journal: &str, head: u64) -> Result<Vec<FinalLog>, ClusterError> {
         let mut logs: Vec<FinalLog> = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| !node.is_gone()) {
             let mut log = read_all(node, journal, head).await.map_err(|error| {
                 ClusterError::Harness(format!("reading the final log of {}: {error}", node.member.name))
             })?;
@@ -40,6 +40,10 @@ impl ProcessCluster {
                 Some(known) => known.replicas.append(&mut log.replicas),
                 None => logs.push(log),
             }
+        }
+        let gone: Vec<String> = self.gone().into_iter().map(|member| member.name.clone()).collect();
+        for log in &mut logs {
+            log.gone.clone_from(&gone);
         }
         logs.sort_by_key(|log| std::cmp::Reverse(log.replicas.len()));
         Ok(logs)
@@ -76,7 +80,7 @@ impl ProcessCluster {
             Ok(journal) => head_of(journal),
             Err(error) => return Ok(Err(format!("no linearizable head: {error}"))),
         };
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| !node.is_gone()) {
             node.check()?;
             let name = &node.member.name;
             match direct(node)?.get_journal(journal, v1::Consistency::Local).await.map(head_of) {
@@ -126,6 +130,7 @@ async fn read_all(
         journal: journal.to_owned(),
         creation_record: HexBytes(creation_record),
         replicas: vec![node.member.name.clone()],
+        gone: Vec::new(),
         balances: Some(balances(&client, journal).await?),
         entries,
     })

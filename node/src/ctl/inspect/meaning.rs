@@ -1,4 +1,4 @@
-//! What the payload of a log entry says, in words.
+//! What the payload of a log entry or a vote says, in words.
 //!
 //! Invariant: bytes that do not decode are said to be so; nothing here fails because of them.
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::ctl::output::{counted, hex};
 use crate::ledger::{Command, CommandView, ProposalView};
-use crate::raft::codec::{TAG_BLANK, TAG_MEMBERSHIP, TAG_PROPOSAL};
+use crate::raft::codec::{TAG_BLANK, TAG_MEMBERSHIP, TAG_PROPOSAL, decode_vote};
 
 /// The meaning of an entry with this tag and payload.
 pub(super) fn meaning(tag: u8, payload: &[u8]) -> String {
@@ -15,6 +15,17 @@ pub(super) fn meaning(tag: u8, payload: &[u8]) -> String {
         TAG_MEMBERSHIP => "membership".to_owned(),
         TAG_PROPOSAL => proposal(payload),
         other => format!("tag {other} is not known"),
+    }
+}
+
+/// What a vote says.
+pub(super) fn vote_meaning(payload: &[u8]) -> String {
+    match decode_vote(payload) {
+        Ok(vote) => {
+            let won = if vote.committed { ", which has won" } else { "" };
+            format!("term {} for node {}{won}", vote.leader_id.term, vote.leader_id.voted_for)
+        }
+        Err(error) => format!("a vote that does not decode: {error}"),
     }
 }
 

@@ -8,7 +8,8 @@ use tercet_storage::{LogOptions, LogRecord, SegmentLog};
 use super::*;
 use crate::ctl::dev::sample_entries;
 use crate::ledger::{PreparedCommand, ProposalBuilder, ProposalHeader};
-use crate::raft::codec::{TAG_BLANK, TAG_PROPOSAL};
+use crate::raft::codec::{TAG_BLANK, TAG_PROPOSAL, encode_vote};
+use crate::raft::types::{LeaderId, Vote};
 use tercet_proto::v1;
 
 /// A data directory whose log holds a blank entry and a proposal of three entries.
@@ -33,6 +34,35 @@ fn data_dir() -> tempfile::TempDir {
     finished.recv().expect("answered").expect("durable");
     log.close();
     dir
+}
+
+#[test]
+fn votes_are_listed_with_whom_they_are_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = open_directory(&dir.path().join("log"), DiskChoice::Portable).expect("a disk");
+    let options =
+        LogOptions { segment_bytes: 256 * 1024, batch_limit_bytes: 64 * 1024, ..LogOptions::default() };
+    let (log, _) = SegmentLog::open(disk, options).expect("a log");
+    let (done, finished) = mpsc::channel();
+    for committed in [false, true] {
+        let vote = encode_vote(&Vote { leader_id: LeaderId { term: 4, voted_for: 3 }, committed });
+        let done = done.clone();
+        log.save_vote(0, vote, Box::new(move |result| drop(done.send(result)))).expect("accepted");
+        finished.recv().expect("answered").expect("durable");
+    }
+    log.close();
+    let (report, disk) = report(dir.path());
+    let mut values: Vec<Value> = Vec::new();
+    for batch in &report.batches {
+        let records = batch.records.iter().flatten();
+        values.extend(records.map(|record| record_value(&*disk, batch, record)));
+    }
+    let votes: Vec<&Value> = values.iter().filter(|value| value["kind"] == "vote").collect();
+    assert_eq!(votes.len(), 4, "each is stored twice");
+    for (vote, won) in votes.iter().zip([false, false, true, true]) {
+        assert_eq!(vote["vote"], json!({ "term": 4, "node": 3, "won": won }));
+    }
+    assert_eq!(votes[3]["meaning"], "term 4 for node 3, which has won");
 }
 
 fn report(dir: &Path) -> (InspectReport, Box<dyn Disk>) {

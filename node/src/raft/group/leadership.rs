@@ -10,9 +10,11 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
-use tokio::sync::watch;
+
+use crate::raft::runtime::{self, watch};
 
 use super::{ENTRIES_PER_REQUEST_MAX, Group};
+use crate::placement::Candidate;
 
 /// Who leads, as this node knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct Leadership {
 impl Group {
     /// Tells the gate when this node begins and ceases to lead.
     pub(super) fn follow_leadership(self: Arc<Self>) {
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             let mut metrics = self.raft.server_metrics();
             let mut told = None;
             loop {
@@ -121,6 +123,55 @@ impl Group {
         self.leadership.subscribe()
     }
 
+    /// The voters as this leader sees them, and whether they are up and caught up; empty where it does not lead. `rank` is a
+    /// node's rank in this group.
+    #[must_use]
+    pub fn candidates(&self, rank: impl Fn(u64) -> u32) -> Vec<Candidate> {
+        let last = self.last_index();
+        // A node that is late once is not gone.
+        let limit = Duration::from_millis(self.params.timing.election_max_ms.saturating_mul(3));
+        let fit = |node, matched, contact: Option<Duration>| {
+            node == self.params.node_id
+                || contact.is_some_and(|age| age <= limit)
+                    && last.saturating_sub(matched) <= ENTRIES_PER_REQUEST_MAX
+        };
+        let replicas = self.gate.replicas().into_iter();
+        replicas
+            .map(|(node_id, matched, contact)| Candidate {
+                node_id,
+                preference: rank(node_id),
+                fit: fit(node_id, matched, contact),
+            })
+            .collect()
+    }
+
+    fn last_index(&self) -> u64 {
+        self.params.log.state(self.params.group).last.map_or(0, |point| point.index)
+    }
+
+    /// Whether leadership can be moved to `to` now: it is a voter, in contact and caught up.
+    ///
+    /// # Errors
+    /// TRANSFER_REFUSED with the reason.
+    pub fn may_transfer(&self, to: u64) -> Result<(), Refusal> {
+        let refuse = |why: String| Err(Refusal::new(Reason::TransferRefused, "to", why));
+        match self.gate.replicas().into_iter().find(|(node, ..)| *node == to) {
+            None => refuse("it is not a voter of this group".into()),
+            Some((_, _, None)) => refuse("it has not answered in this term".into()),
+            Some((_, matched, Some(contact))) => {
+                let limit = Duration::from_millis(self.params.timing.election_max_ms);
+                if contact > limit {
+                    return refuse(format!("it has not answered for {} ms", contact.as_millis()));
+                }
+                let behind = self.last_index().saturating_sub(matched);
+                if behind > ENTRIES_PER_REQUEST_MAX {
+                    return refuse(format!("it is {behind} entries behind"));
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// Moves leadership to a voter that is in contact and caught up, and waits until it leads.
     ///
     /// # Errors
@@ -130,21 +181,7 @@ impl Group {
         if to == self.params.node_id && self.is_leader() {
             return Ok(self.raft.server_metrics().borrow_watched().vote.leader_id.term);
         }
-        let replica = self.gate.replicas().into_iter().find(|(node, ..)| *node == to);
-        match replica {
-            None => return Err(refuse("it is not a voter of this group".into())),
-            Some((_, _, None)) => return Err(refuse("it has not answered in this term".into())),
-            Some((_, matched, Some(contact))) => {
-                let limit = Duration::from_millis(self.params.timing.election_max_ms);
-                if contact > limit {
-                    return Err(refuse(format!("it has not answered for {} ms", contact.as_millis())));
-                }
-                let last = self.params.log.state(self.params.group).last.map_or(0, |point| point.index);
-                if last.saturating_sub(matched) > ENTRIES_PER_REQUEST_MAX {
-                    return Err(refuse(format!("it is {} entries behind", last - matched)));
-                }
-            }
-        }
+        self.may_transfer(to)?;
         self.raft.trigger().transfer_leader(to).await.map_err(|error| refuse(error.to_string()))?;
         let mut leadership = self.leadership.subscribe();
         let moved = leadership.wait_for(|now| now.leader == Some(to));

@@ -3,10 +3,10 @@
 //! Invariants: a message is decoded whole before openraft sees it; "matched" is said only of what openraft says is flushed here.
 
 use std::sync::PoisonError;
-use std::time::Instant;
 
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
 use tercet_proto::v1;
+use tokio::time::Instant;
 
 use super::Group;
 use crate::placement::Watermarks;

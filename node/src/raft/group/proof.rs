@@ -37,7 +37,7 @@ impl Group {
     }
 
     pub(super) fn follow_proof(self: Arc<Self>, sink: Arc<dyn ProofSink>) {
-        tokio::spawn(async move {
+        crate::raft::runtime::spawn(async move {
             let mut stopped = self.stopped.subscribe();
             let mut proofs = self.proof.subscribe();
             loop {
@@ -48,7 +48,7 @@ impl Group {
                 }
                 let Some(proof) = *proofs.borrow_and_update() else { continue };
                 let (group, sink) = (self.params.group, sink.clone());
-                match tokio::task::spawn_blocking(move || sink.keep(group, &proof)).await {
+                match crate::raft::runtime::run_blocking(move || sink.keep(group, &proof)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::error!(group, %error, "the proof could not be kept"),
                     Err(error) => tracing::error!(group, %error, "the proof could not be kept"),

@@ -6,13 +6,13 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Group;
 use crate::ledger::{Command, Ledger, PreparedCommand};
 use crate::placement::{Budget, Change, Class, Lag, RegimeWatch, Seen};
 use crate::raft::proposer::Proposed;
+use crate::raft::runtime::{self, watch};
 
 /// Looks in `degrade_after`.
 const LOOKS: u32 = 10;
@@ -65,7 +65,7 @@ impl Group {
     }
 
     pub(super) fn follow_regime(self: Arc<Self>) {
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             let mut stopped = self.stopped.subscribe();
             let mut leadership = self.leadership.subscribe();
             loop {

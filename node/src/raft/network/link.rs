@@ -7,11 +7,9 @@
 use std::time::Duration;
 
 use tercet_proto::v1;
-use tercet_proto::v1::peer_client::PeerClient;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::Streaming;
-use tonic::transport::Channel;
+
+use super::transport::{Answers, Way};
 
 /// Why a request was not answered; it may have been carried out.
 #[derive(Debug, Clone)]
@@ -24,22 +22,22 @@ pub enum LinkError {
 
 struct Open {
     requests: mpsc::UnboundedSender<v1::PeerAppendRequest>,
-    answers: Streaming<v1::PeerAppendResponse>,
+    answers: Answers,
 }
 
 /// The stream, open or not.
 pub struct AppendLink {
-    client: PeerClient<Channel>,
+    way: Way,
     silence: Duration,
     open: Option<Open>,
     unanswered: usize,
 }
 
 impl AppendLink {
-    /// A link over `client`'s channel; a stream that leaves a request unanswered for `silence` is given up.
+    /// A link that goes this way; a stream that leaves a request unanswered for `silence` is given up.
     #[must_use]
-    pub fn new(client: PeerClient<Channel>, silence: Duration) -> Self {
-        Self { client, silence, open: None, unanswered: 0 }
+    pub fn new(way: Way, silence: Duration) -> Self {
+        Self { way, silence, open: None, unanswered: 0 }
     }
 
     /// Requests without an answer yet.
@@ -87,12 +85,11 @@ impl AppendLink {
         let (requests, outgoing) = mpsc::unbounded_channel();
         // It waits in the channel until the stream is open; the receiver is below.
         let _ = requests.send(first);
-        let opening = self.client.append_entries(UnboundedReceiverStream::new(outgoing));
+        let opening = self.way.open(outgoing);
         let answers = tokio::time::timeout(self.silence, opening)
             .await
             .map_err(|_| LinkError::Unreachable("no answer to a new stream".into()))?
-            .map_err(|status| LinkError::Unreachable(status.to_string()))?
-            .into_inner();
+            .map_err(LinkError::Unreachable)?;
         self.open = Some(Open { requests, answers });
         self.unanswered = 1;
         Ok(())
@@ -111,10 +108,7 @@ impl AppendLink {
             } else {
                 match tokio::time::timeout(self.silence, open.answers.message()).await {
                     Ok(ended) => ended,
-                    Err(_) => Err(tonic::Status::deadline_exceeded(format!(
-                        "silent for {} ms",
-                        self.silence.as_millis()
-                    ))),
+                    Err(_) => Err(format!("silent for {} ms", self.silence.as_millis())),
                 }
             };
             let why = match ended {
@@ -124,7 +118,7 @@ impl AppendLink {
                 }
                 Ok(Some(_)) => "an answer to nothing".to_owned(),
                 Ok(None) => "the peer closed the stream".to_owned(),
-                Err(status) => status.to_string(),
+                Err(why) => why,
             };
             let was_idle = self.unanswered == 0;
             self.close();

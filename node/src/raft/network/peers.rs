@@ -13,6 +13,7 @@ use tercet_proto::v1::peer_client::PeerClient;
 use tonic::transport::{Channel, Endpoint};
 
 use super::link::AppendLink;
+use super::transport::Way;
 use crate::identity::Identity;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
@@ -113,6 +114,6 @@ impl Peers {
             tracing::error!(%unknown, "the membership names a node that the topology does not have");
             PeerClient::new(Endpoint::from_static("http://0.0.0.0:0").connect_lazy())
         });
-        AppendLink::new(client, self.silence)
+        AppendLink::new(Way::Grpc(client), self.silence)
     }
 }

@@ -1,0 +1,94 @@
+//! What receipts attest is what their class demands, and is so in the end: an entry that was acknowledged as `city` names
+//! two zones and is on replicas of two zones; one that was acknowledged as `geo`, and not degraded, names a zone of every
+//! site and is on a replica of every site. Zones and sites of which no replica is left are excused; whether the entry is
+//! there at all is `acknowledged`'s.
+//!
+//! Judged only where receipts attest something and the header says where nodes stand.
+
+use std::collections::BTreeSet;
+
+use tercet_proto::canonical::EntryView;
+
+use super::{Evidence, Findings};
+use crate::history::{Attested, Class, FinalLog, Places};
+
+/// Fewest zones of class `city`.
+const CITY_ZONES: usize = 2;
+
+pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let places = &evidence.history.header.places;
+    if places.is_empty() {
+        return;
+    }
+    let logs: Vec<Held<'_>> = evidence.finals.iter().map(|log| Held::new(log, places)).collect();
+    let zones_left: BTreeSet<&String> = logs.iter().flat_map(|log| &log.zones).collect();
+    let sites_left: BTreeSet<&String> = logs.iter().flat_map(|log| &log.sites).collect();
+    for attempts in evidence.attempts_by_key() {
+        for attempt in &attempts.all {
+            let Some((receipt, attested)) =
+                attempt.receipt.and_then(|receipt| Some((receipt, receipt.attested.as_ref()?)))
+            else {
+                continue;
+            };
+            let who = format!(
+                "key {:?}, acknowledged by operation {} as {:?}",
+                attempts.key,
+                attempt.operation.op,
+                attested.reliable()
+            );
+            if let Some(why) = too_weak(attested, places) {
+                findings.add(format!("{who}: {why}"));
+            }
+            let holders = || logs.iter().filter(|log| log.keys.contains(receipt.key.as_str()));
+            if holders().next().is_none() {
+                continue;
+            }
+            let zones: BTreeSet<&String> = holders().flat_map(|log| &log.zones).collect();
+            if zones.len() < CITY_ZONES.min(zones_left.len()) {
+                findings.add(format!("{who}, is on replicas of {zones:?} only"));
+            }
+            let sites: BTreeSet<&String> = holders().flat_map(|log| &log.sites).collect();
+            if attested.reliable() == Class::Geo && sites.len() < sites_left.len() {
+                findings.add(format!("{who}, is on replicas in {sites:?} only"));
+            }
+        }
+    }
+}
+
+/// Why a receipt does not attest what its class demands.
+fn too_weak(attested: &Attested, places: &Places) -> Option<String> {
+    let zones: BTreeSet<&String> = attested.zones.iter().collect();
+    let missing =
+        |site: &str| !places.values().any(|place| place.site == site && zones.contains(&place.zone));
+    if zones.len() < CITY_ZONES {
+        return Some(format!("its receipt names {zones:?}"));
+    }
+    if attested.reliable() == Class::Geo
+        && let Some(place) = places.values().find(|place| missing(&place.site))
+    {
+        return Some(format!("its receipt names {zones:?}, none in {}", place.site));
+    }
+    None
+}
+
+/// One final log: what is in it, and where replicas hold it.
+struct Held<'a> {
+    keys: BTreeSet<&'a str>,
+    zones: BTreeSet<String>,
+    sites: BTreeSet<String>,
+}
+
+impl<'a> Held<'a> {
+    fn new(log: &'a FinalLog, places: &Places) -> Self {
+        let of_replicas = || log.replicas.iter().filter_map(|replica| places.get(replica));
+        let keys = log.entries.iter().filter_map(|entry| {
+            let (view, _) = EntryView::parse(&entry.client_part.0).ok()?;
+            Some(view.key())
+        });
+        Self {
+            keys: keys.collect(),
+            zones: of_replicas().map(|place| place.zone.clone()).collect(),
+            sites: of_replicas().map(|place| place.site.clone()).collect(),
+        }
+    }
+}

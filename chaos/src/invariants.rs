@@ -1,0 +1,142 @@
+//! What must hold at every moment of a simulation, one promise a file. The checker judges what clients saw; this judges what
+//! nodes said to each other, against what is durable on their disks.
+//!
+//! Invariants: an observation never changes how the run goes on; what is durable is taken from the bytes on the simulated
+//! disks, never from what a node says of itself.
+//!
+//! | file | promises |
+//! |---|---|
+//! | [`leaders`] | a term has one leader |
+//! | [`votes`] | a vote is durable before it is given, given once a term, and not forgotten |
+//! | [`matched`] | what a follower acknowledges is durable on it |
+//! | [`acknowledged`] | what a client is told is durable on a majority in two zones, at that instant |
+//! | [`committed`] | applied logs are equal, and nothing that was applied is taken back |
+//! | [`balances`] | every currency sums to zero, on every replica at every moment |
+
+mod acknowledged;
+mod balances;
+mod committed;
+mod leaders;
+mod matched;
+mod votes;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tercet_node::ledger::Ledger;
+use tercet_node::raft::runtime::watch;
+use tercet_proto::v1;
+use tercet_storage::{LogPoint, SegmentLog};
+
+use crate::sim::disk::PacedDisk;
+use crate::sim::trace::Trace;
+
+/// Most violations that are kept.
+const MAX_KEPT: usize = 20;
+
+/// Watches a simulation.
+pub struct Witness {
+    trace: Arc<Trace>,
+    zones: BTreeMap<u64, String>,
+    inner: Mutex<Inner>,
+    /// Set with the first violation.
+    broken: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Inner {
+    disks: BTreeMap<u64, PacedDisk>,
+    leaders: leaders::Leaders,
+    votes: votes::Votes,
+    committed: committed::Committed,
+    violations: Vec<String>,
+}
+
+impl Witness {
+    /// Watches nodes in these zones.
+    pub fn new(zones: BTreeMap<u64, String>, trace: Arc<Trace>) -> Self {
+        Self { trace, zones, inner: Mutex::default(), broken: watch::Sender::new(false) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn judge(&self, judgement: Result<(), String>, inner: &mut Inner) {
+        if let Err(why) = judgement
+            && inner.violations.len() < MAX_KEPT
+        {
+            self.trace.event(format_args!("VIOLATION {why}"));
+            inner.violations.push(format!("at {:?}: {why}", self.trace.elapsed()));
+            self.broken.send_replace(true);
+        }
+    }
+
+    /// Notes a violation that something else has found.
+    pub fn violated(&self, why: String) {
+        self.judge(Err(why), &mut self.lock());
+    }
+
+    /// Completes with the first violation: what comes after it proves nothing.
+    pub async fn broken(&self) {
+        drop(self.broken.subscribe().wait_for(|broken| *broken).await);
+    }
+
+    /// What was found so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// A node has started on this disk, and its log says that it holds so much.
+    pub fn started(&self, node: u64, disk: PacedDisk, recovered: &crate::sim::disk::Durable) {
+        let mut inner = self.lock();
+        let judgement = inner.votes.restarted(node, recovered.vote);
+        inner.committed.restarted(node);
+        inner.disks.insert(node, disk);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// A node says that it leads.
+    pub fn leads(&self, node: u64, term: u64) {
+        let mut inner = self.lock();
+        let judgement = inner.leaders.leads(node, term);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// A node has granted a vote.
+    pub fn granted(&self, node: u64, vote: &v1::PeerVote) {
+        let mut inner = self.lock();
+        let Some(disk) = inner.disks.get(&node) else { return };
+        let durable = disk.durable(|durable| durable.vote);
+        let judgement = inner.votes.granted(node, vote.term, vote.voted_for.unwrap_or(0), durable);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// A node has answered an append request.
+    pub fn answered(&self, node: u64, answer: &v1::PeerAppendResponse) {
+        let mut inner = self.lock();
+        let Some(disk) = inner.disks.get(&node) else { return };
+        let judgement = matched::check(node, answer, disk);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// A client is about to be told that the entry at this point is there.
+    pub fn acknowledged(&self, point: LogPoint) {
+        let mut inner = self.lock();
+        let judgement = acknowledged::check(point, &inner.disks, &self.zones);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// A node has applied its log through `applied`.
+    pub fn applied(&self, node: u64, applied: u64, log: &SegmentLog) {
+        let mut inner = self.lock();
+        let judgement = inner.committed.applied(node, applied, log);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// A node's ledger at some moment.
+    pub fn ledger(&self, node: u64, ledger: &Ledger) {
+        let judgement = balances::check(node, ledger);
+        self.judge(judgement, &mut self.lock());
+    }
+}

@@ -1,0 +1,276 @@
+//! The ledger's service on a simulated node, and the clients' way to it: what `rpc` does, without gRPC.
+//!
+//! Invariants: a request is worked on in the scope of the node that has it, so it dies with that node; an attempt that may have
+//! been proposed is never reported as refused; an answer is given only after the witness has looked at the disks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tercet_node::ledger::{EntryOutcome, Outcome as Applied, prepare};
+use tercet_node::raft::group::{Group, NoReadPoint};
+use tercet_node::raft::proposer::Proposed;
+use tercet_node::reader::Reader;
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::v1;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::net::{CLIENTS, Net, Target};
+use crate::history::{EntrySeen, Hash32, Outcome, ReceiptSeen};
+use crate::invariants::Witness;
+use crate::workload::Ledger;
+
+/// As `rpc::route`.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+const HOPS_MAX: u32 = 2;
+
+/// What a client asks for.
+#[derive(Clone)]
+enum Wanted {
+    Append(v1::AppendRequest),
+    Head(String),
+    From(String, u64),
+}
+
+/// One client's way to the cluster.
+pub struct SimLedger {
+    /// The network.
+    pub net: Net,
+    /// Who watches.
+    pub witness: Arc<Witness>,
+    /// Names and numbers of the nodes.
+    pub nodes: Vec<(u64, String)>,
+    /// Which of them is asked.
+    pub current: AtomicUsize,
+    /// How long a client waits.
+    pub patience: Duration,
+}
+
+impl SimLedger {
+    async fn ask(&self, wanted: Wanted) -> Outcome {
+        let writes = matches!(wanted, Wanted::Append(_));
+        let (node, _) = self.node();
+        let (net, witness) = (self.net.clone(), self.witness.clone());
+        let asked = self.net.ask(CLIENTS, node, "client's request", move |target| {
+            serve(net.clone(), witness.clone(), node, target, wanted.clone(), 0)
+        });
+        match timeout(self.patience, asked).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(why)) if why == "connection refused" || !writes => refused(Reason::NoLeader, why),
+            Ok(Err(why)) => unknown(why),
+            Err(_) => unknown("no answer in time"),
+        }
+    }
+
+    fn node(&self) -> (u64, &str) {
+        let at = self.current.load(Ordering::Relaxed) % self.nodes.len().max(1);
+        self.nodes.get(at).map_or((CLIENTS, ""), |(id, name)| (*id, name))
+    }
+}
+
+impl Ledger for SimLedger {
+    async fn append(&self, request: &v1::AppendRequest) -> Outcome {
+        self.ask(Wanted::Append(request.clone())).await
+    }
+
+    async fn read_head(&self, journal: &str) -> Outcome {
+        self.ask(Wanted::Head(journal.to_owned())).await
+    }
+
+    async fn read_from(&self, journal: &str, from: u64) -> Outcome {
+        self.ask(Wanted::From(journal.to_owned(), from)).await
+    }
+
+    fn via(&self) -> String {
+        self.node().1.to_owned()
+    }
+
+    fn move_on(&self) {
+        self.current.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn refused(reason: Reason, message: impl Into<String>) -> Outcome {
+    Outcome::Refused { reason: reason.as_str().to_owned(), message: message.into() }
+}
+
+fn unknown(message: impl Into<String>) -> Outcome {
+    Outcome::Unknown { message: message.into() }
+}
+
+fn refusal_outcome(refusal: &Refusal) -> Outcome {
+    if refusal.reason == Reason::OutcomeUnknown {
+        return unknown(refusal.to_string());
+    }
+    refused(refusal.reason, refusal.to_string())
+}
+
+/// What a local attempt came to.
+enum Local {
+    Done(Outcome),
+    NotLeader,
+}
+
+/// Works on a request here if this node leads, else through the leader: `rpc::route`.
+fn serve(
+    net: Net,
+    witness: Arc<Witness>,
+    node: u64,
+    target: Target,
+    wanted: Wanted,
+    hops: u32,
+) -> BoxFuture<'static, Outcome> {
+    let group = target.group;
+    async move {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let writes = matches!(wanted, Wanted::Append(_));
+        let mut maybe_proposed = false;
+        while Instant::now() < deadline {
+            match group.leader() {
+                Some(leader) if leader == node => {
+                    match timeout_at(deadline, here(&group, &witness, &wanted)).await {
+                        Ok(Local::Done(outcome)) => return outcome,
+                        Ok(Local::NotLeader) => {}
+                        Err(_) => maybe_proposed = writes,
+                    }
+                }
+                Some(leader) if hops < HOPS_MAX => {
+                    let (net_there, witness, wanted) = (net.clone(), witness.clone(), wanted.clone());
+                    let sent = net.ask(node, leader, "forwarded request", move |target| {
+                        serve(net_there.clone(), witness.clone(), leader, target, wanted.clone(), hops + 1)
+                    });
+                    match timeout_at(deadline, sent).await {
+                        Ok(Ok(Outcome::Refused { reason, .. })) if reason == Reason::NoLeader.as_str() => {}
+                        Ok(Ok(outcome)) => return outcome,
+                        Ok(Err(why)) => maybe_proposed |= writes && why != "connection refused",
+                        Err(_) => maybe_proposed |= writes,
+                    }
+                }
+                Some(_) => break,
+                None => {}
+            }
+            tokio::time::sleep_until(deadline.min(Instant::now() + RETRY_PAUSE)).await;
+        }
+        if maybe_proposed {
+            unknown("no answer in time; it may have been carried out")
+        } else {
+            refused(Reason::NoLeader, "nothing was carried out")
+        }
+    }
+    .boxed()
+}
+
+async fn here(group: &Arc<Group>, witness: &Witness, wanted: &Wanted) -> Local {
+    match wanted {
+        Wanted::Append(request) => append_here(group, witness, request).await,
+        Wanted::Head(journal) => read_here(group, journal, None).await,
+        Wanted::From(journal, from) => read_here(group, journal, Some(*from)).await,
+    }
+}
+
+/// `rpc::append`.
+async fn append_here(group: &Arc<Group>, witness: &Witness, request: &v1::AppendRequest) -> Local {
+    let prepared = match prepare(request) {
+        Ok(prepared) => Arc::new(prepared),
+        Err(refusal) => return Local::Done(refusal_outcome(&refusal)),
+    };
+    if let Err(refusal) = group.ensure_appendable(&prepared) {
+        return Local::Done(refusal_outcome(&refusal));
+    }
+    Local::Done(match group.propose(prepared).await {
+        Proposed::Done { outcome: Applied::Appended { entries, .. }, .. } => {
+            receipts(group, witness, request, &entries)
+        }
+        Proposed::Done { outcome: Applied::Refused(refusal), .. } => refusal_outcome(&refusal),
+        Proposed::Done { outcome, .. } => {
+            witness.violated(format!("client: an append came to {outcome:?}"));
+            unknown("an outcome of another kind")
+        }
+        Proposed::NotLeader(_) => return Local::NotLeader,
+        Proposed::Unknown(why) => unknown(why),
+    })
+}
+
+fn receipts(
+    group: &Arc<Group>,
+    witness: &Witness,
+    request: &v1::AppendRequest,
+    entries: &[EntryOutcome],
+) -> Outcome {
+    let reader = Reader::new(group, &request.journal);
+    let mut receipts = Vec::with_capacity(entries.len());
+    for (entry, outcome) in request.entries.iter().zip(entries) {
+        let (seq, replayed) = match outcome {
+            EntryOutcome::New { seq, .. } => (*seq, false),
+            EntryOutcome::Replayed { seq } => (*seq, true),
+        };
+        match group.point_of(&request.journal, seq) {
+            Some(point) => witness.acknowledged(point),
+            None => witness.violated(format!("acknowledged: seq {seq} is not in the log of its leader")),
+        }
+        // A new entry's receipt comes from applying it, a known one's from the log.
+        let (entry_hash, chain_hash, recorded_at_us) = match outcome {
+            EntryOutcome::New { entry_hash, chain_hash, recorded_at_us, .. } => {
+                (Hash32(*entry_hash), Hash32(*chain_hash), *recorded_at_us)
+            }
+            EntryOutcome::Replayed { seq } => match reader.entry(*seq) {
+                Ok(stored) => (hash(&stored.entry_hash), hash(&stored.chain_hash), stored.recorded_at_us),
+                Err(refusal) => return unknown(refusal.to_string()),
+            },
+        };
+        let key = entry.key.clone();
+        receipts.push(ReceiptSeen {
+            key,
+            seq,
+            entry_hash,
+            chain_hash,
+            recorded_at_us,
+            replayed,
+            attested: None,
+        });
+    }
+    Outcome::Appended { receipts }
+}
+
+/// A hash of an answer; one that is not 32 bytes becomes zeros, which the checker cannot find in any log.
+fn hash(bytes: &[u8]) -> Hash32 {
+    Hash32::from_slice(bytes).unwrap_or(Hash32([0; 32]))
+}
+
+/// `rpc::read`.
+async fn read_here(group: &Arc<Group>, journal: &str, from: Option<u64>) -> Local {
+    let point = match group.linearizable_point(Some(journal), REQUEST_TIMEOUT).await {
+        Ok(point) => point,
+        Err(NoReadPoint::NotLeader(_)) => return Local::NotLeader,
+        Err(NoReadPoint::Refused(refusal)) => return Local::Done(refusal_outcome(&refusal)),
+    };
+    let head = match group.state().ledger().head_at(journal, point.of(group.class_of_journal(journal))) {
+        Ok(Some(head)) => head,
+        Ok(None) => return Local::Done(refused(Reason::JournalNotFound, journal)),
+        Err(error) => return Local::Done(refused(Reason::Internal, error.to_string())),
+    };
+    let Some(from) = from else {
+        return Local::Done(Outcome::Head { seq: head.seq, chain_hash: Hash32(head.chain_hash) });
+    };
+    let reader = Reader::new(group, journal);
+    let mut entries: Vec<EntrySeen> = Vec::new();
+    let mut next = from.max(1);
+    while next <= head.seq {
+        match reader.chunk(next, head.seq) {
+            Ok(chunk) => {
+                next += chunk.len() as u64;
+                entries.extend(
+                    chunk
+                        .iter()
+                        .map(|stored| EntrySeen { seq: stored.seq, entry_hash: hash(&stored.entry_hash) }),
+                );
+            }
+            Err(refusal) => return Local::Done(refused(refusal.reason, refusal.to_string())),
+        }
+    }
+    Local::Done(Outcome::Entries { head: head.seq, entries })
+}

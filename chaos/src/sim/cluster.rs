@@ -1,0 +1,269 @@
+//! Five simulated nodes in three zones, and what a run does to all of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use tercet_node::ledger::{Command, PreparedCommand, Totals};
+use tercet_node::placement::Voter;
+use tercet_node::raft::group::Group;
+use tercet_node::raft::proposer::Proposed;
+use tercet_node::reader::Reader;
+use tercet_proto::canonical::{JournalSettings, encode_entry};
+use tercet_proto::topology::Topology;
+use tercet_proto::v1;
+use tercet_storage::LogOptions;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::client::SimLedger;
+use super::net::Net;
+use super::node::{Common, SimNode};
+use super::plan::{NODES, Plan};
+use super::trace::Trace;
+use crate::history::{BalanceRow, FinalEntry, FinalLog, Hash32, HexBytes, Recorder};
+use crate::invariants::Witness;
+use crate::workload::{BUSINESS_DATE, CURRENCIES};
+
+/// The journal of the workload.
+pub const JOURNAL: &str = "sim";
+/// Small, so that a run goes through many segments.
+const SEGMENT_BYTES: u64 = 512 << 10;
+const POLL: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub struct Cluster {
+    /// What the nodes have in common.
+    pub common: Common,
+    /// The history.
+    pub recorder: Recorder,
+    nodes: Vec<Arc<SimNode>>,
+}
+
+/// How a whole cluster fails.
+pub type Unmet = String;
+
+impl Cluster {
+    /// Five nodes that are not started.
+    ///
+    /// # Errors
+    /// The default topology does not hold.
+    pub fn new(plan: &Plan, recorder: Recorder, trace: Arc<Trace>) -> anyhow::Result<Self> {
+        let topology = Topology::default_on(20_000)?;
+        let zone_of: BTreeMap<u64, String> =
+            NODES.iter().zip(1..).map(|((_, zone), id)| (id, (*zone).to_owned())).collect();
+        let voters = topology.voters().map(|voter| {
+            let site = topology.site_of(voter.id).unwrap_or_default().to_owned();
+            Voter { node_id: voter.id, zone: voter.zone.clone(), site }
+        });
+        let witness = Arc::new(Witness::new(zone_of.clone(), trace.clone()));
+        let log_options = LogOptions {
+            segment_bytes: SEGMENT_BYTES,
+            batch_limit_bytes: 64 << 10,
+            cache_bytes: 1 << 20,
+            ..LogOptions::default()
+        };
+        let common = Common {
+            net: Net::new(zone_of, plan.seed, trace),
+            witness,
+            voters: voters.collect(),
+            timing: topology.timing(),
+            log_options,
+            begun: Instant::now(),
+            seed: plan.seed,
+        };
+        let nodes =
+            NODES.iter().zip(1..).map(|((name, _), id)| Arc::new(SimNode::new(id, name, common.clone())));
+        Ok(Self { nodes: nodes.collect(), common, recorder })
+    }
+
+    /// The trace.
+    pub fn trace(&self) -> &Trace {
+        self.common.net.trace()
+    }
+
+    /// A node by its number.
+    pub fn node(&self, id: u64) -> Option<&Arc<SimNode>> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// Starts a node; that it does not start is a violation.
+    pub async fn start_node(&self, id: u64) {
+        let Some(node) = self.node(id) else { return };
+        if let Err(why) = node.start().await {
+            self.common.witness.violated(format!("start: {why}"));
+        }
+    }
+
+    /// Whoever leads now; with several, the newest.
+    pub fn leader(&self) -> Option<u64> {
+        let leading = self.nodes.iter().filter_map(|node| Some((node.group()?.leading_term()?, node.id)));
+        leading.max().map(|(_, id)| id)
+    }
+
+    /// Starts all nodes, forms the group and makes the journal.
+    ///
+    /// # Errors
+    /// It does not come to that in time.
+    pub async fn form(&self) -> Result<(), Unmet> {
+        for node in &self.nodes {
+            self.start_node(node.id).await;
+        }
+        let first = self.nodes[0].target().ok_or("the first node does not serve")?;
+        let voters: Vec<u64> = self.nodes.iter().map(|node| node.id).collect();
+        let initialized = first.scope.spawn(async move { first.group.initialize(&voters).await });
+        initialized.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let made = timeout(Duration::from_secs(20), async {
+            while !self.make_journal().await {
+                sleep(POLL).await;
+            }
+        });
+        made.await.map_err(|_| "the journal is not made in 20 s without any fault".to_owned())
+    }
+
+    async fn make_journal(&self) -> bool {
+        let Some(target) = self.leader().and_then(|id| self.node(id)?.target()) else { return false };
+        let currencies =
+            CURRENCIES.map(|(code, digits)| v1::Currency { code: code.to_owned(), digits }).to_vec();
+        let request = v1::CreateJournalRequest {
+            name: JOURNAL.into(),
+            currencies,
+            default_class: v1::DurabilityClass::City.into(),
+            business_date: BUSINESS_DATE.into(),
+        };
+        let Ok(settings) = JournalSettings::from_request(&request) else { return false };
+        let Ok(command) = PreparedCommand::new(&Command::CreateJournal(settings)) else { return false };
+        let group = target.group.clone();
+        let proposed = target.scope.spawn(async move { group.propose(Arc::new(command)).await });
+        matches!(proposed.await, Ok(Proposed::Done { .. }))
+    }
+
+    /// One way to the cluster for each client.
+    pub fn ledgers(&self, clients: u32, patience: Duration) -> Vec<SimLedger> {
+        let nodes: Vec<(u64, String)> = self.nodes.iter().map(|node| (node.id, node.name.clone())).collect();
+        let ledger = |client: u32| SimLedger {
+            net: self.common.net.clone(),
+            witness: self.common.witness.clone(),
+            nodes: nodes.clone(),
+            current: AtomicUsize::new(client as usize),
+            patience,
+        };
+        (0..clients).map(ledger).collect()
+    }
+
+    /// Undoes everything to `nodes`: they run and reach each other; links to others stay cut.
+    pub async fn heal(&self, nodes: &[u64]) {
+        for id in nodes {
+            let Some(node) = self.node(*id) else { continue };
+            node.pause(false);
+            node.slow_disk(Duration::ZERO);
+            node.fill_disk(false);
+            self.start_node(*id).await;
+        }
+    }
+
+    /// Cuts or joins every link between two sets of nodes.
+    pub fn part(&self, left: &[u64], right: &[u64], by: i32) {
+        Net::between(left, right, |from, to| self.common.net.cut(from, to, by));
+    }
+
+    /// A log or a group that has stopped although nothing was done to it that may stop it.
+    pub fn stopped(&self) -> Option<String> {
+        self.nodes.iter().find_map(|node| Some(format!("{}: {}", node.name, node.failure()?)))
+    }
+
+    /// Waits until all nodes have applied and placed the same, twice in a row; gives what each holds.
+    ///
+    /// # Errors
+    /// What differs when the patience is over.
+    pub async fn settled(&self, patience: Duration) -> Result<Vec<FinalLog>, Unmet> {
+        let deadline = Instant::now() + patience;
+        let mut before = None;
+        loop {
+            let standing: Vec<Option<(u64, u64, bool)>> =
+                self.nodes.iter().map(|node| node.group().map(|group| stands(&group))).collect();
+            let same =
+                standing.iter().all(|one| *one == standing[0] && one.is_some_and(|(.., settled)| settled));
+            if same && before == Some(standing.clone()) {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(format!(
+                    "liveness: in {patience:?} after healing the replicas do not agree: (applied, placed, settled) {standing:?}"
+                ));
+            }
+            before = same.then_some(standing);
+            sleep(Duration::from_millis(300)).await;
+        }
+        self.finals()
+    }
+
+    fn finals(&self) -> Result<Vec<FinalLog>, Unmet> {
+        let mut logs: Vec<FinalLog> = Vec::new();
+        for node in &self.nodes {
+            let group = node.group().ok_or_else(|| format!("{} does not serve", node.name))?;
+            let mut log = final_log(&node.name, &group).map_err(|why| format!("{}: {why}", node.name))?;
+            match logs.iter_mut().find(|known| known.same_as(&log)) {
+                Some(known) => known.replicas.append(&mut log.replicas),
+                None => logs.push(log),
+            }
+        }
+        logs.sort_by_key(|log| std::cmp::Reverse(log.replicas.len()));
+        Ok(logs)
+    }
+}
+
+/// What a node has applied, what it knows to be placed, and whether that is all of its log.
+fn stands(group: &Group) -> (u64, u64, bool) {
+    let status = group.status();
+    let settled = status.applied_index == status.last_index
+        && status.flushed_index == status.last_index
+        && status.applied_index == status.city_watermark
+        && group.is_recovered();
+    (status.applied_index, status.city_watermark, settled)
+}
+
+/// All that a replica holds of the journal.
+fn final_log(name: &str, group: &Group) -> Result<FinalLog, String> {
+    let ledger = group.state().ledger();
+    let journal = ledger.journal(JOURNAL).ok_or("the journal is not there")?;
+    let head = journal.head().seq;
+    let creation_record = HexBytes(journal.creation_bytes().to_vec());
+    let balances = journal.balances(None, None, usize::MAX).into_iter().map(|row| {
+        let Totals { debits, credits } = row.totals;
+        let sign = if credits < debits { "-" } else { "" };
+        BalanceRow {
+            account: row.account,
+            currency: row.currency,
+            debits: debits.to_string(),
+            credits: credits.to_string(),
+            balance: format!("{sign}{}", credits.abs_diff(debits)),
+        }
+    });
+    let balances = Some(balances.collect());
+    drop(ledger);
+    let reader = Reader::new(group, JOURNAL);
+    let mut entries = Vec::new();
+    while (entries.len() as u64) < head {
+        let chunk = reader.chunk(entries.len() as u64 + 1, head).map_err(|refusal| refusal.to_string())?;
+        for stored in chunk {
+            entries.push(kept(stored)?);
+        }
+    }
+    let (journal, replicas) = (JOURNAL.to_owned(), vec![name.to_owned()]);
+    Ok(FinalLog { journal, creation_record, replicas, gone: Vec::new(), balances, entries })
+}
+
+fn kept(stored: v1::StoredEntry) -> Result<FinalEntry, String> {
+    let mut client_part = Vec::new();
+    encode_entry(&stored.entry.unwrap_or_default(), &mut client_part)
+        .map_err(|refusal| refusal.to_string())?;
+    let hash = |bytes: &[u8]| Hash32::from_slice(bytes).ok_or("a hash is not 32 bytes");
+    Ok(FinalEntry {
+        seq: stored.seq,
+        recorded_at_us: stored.recorded_at_us,
+        client_part: HexBytes(client_part),
+        entry_hash: hash(&stored.entry_hash)?,
+        chain_hash: hash(&stored.chain_hash)?,
+    })
+}
