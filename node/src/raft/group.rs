@@ -209,7 +209,8 @@ impl Group {
         let (told, regime_told) = (gate.clone(), regime.clone());
         state.observe(move |ledger| {
             told.learn(Watermarks { city: ledger.city_watermark(), geo: ledger.geo_watermark() });
-            told.set_degraded(ledger.regime().degraded().map(|degraded| degraded.since_index));
+            let degraded_since = ledger.regime().degraded().map(|degraded| degraded.since_index);
+            told.follow_regime(degraded_since, ledger.applied().map_or(0, |(_, index)| index));
             regime_told.send_if_modified(|known| known.follow(ledger));
         });
         let flush_gate = gate.clone();
