@@ -9,7 +9,7 @@
 //! | [`leaders`] | a term has one leader |
 //! | [`votes`] | a vote is durable before it is given, given once a term, and not forgotten |
 //! | [`matched`] | what a follower acknowledges is durable on it |
-//! | [`acknowledged`] | what a client is told is durable on a majority in two zones, at that instant |
+//! | [`acknowledged`] | what a client is told is durable where its class demands, at that instant |
 //! | [`committed`] | applied logs are equal, and nothing that was applied is taken back |
 //! | [`balances`] | every currency sums to zero, on every replica at every moment |
 
@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tercet_node::ledger::Ledger;
+use tercet_node::placement::{Class, Voter};
 use tercet_node::raft::runtime::watch;
 use tercet_proto::v1;
 use tercet_storage::{LogPoint, SegmentLog};
@@ -37,7 +38,7 @@ const MAX_KEPT: usize = 20;
 /// Watches a simulation.
 pub struct Witness {
     trace: Arc<Trace>,
-    zones: BTreeMap<u64, String>,
+    voters: Vec<Voter>,
     inner: Mutex<Inner>,
     /// Set with the first violation.
     broken: watch::Sender<bool>,
@@ -53,9 +54,9 @@ struct Inner {
 }
 
 impl Witness {
-    /// Watches nodes in these zones.
-    pub fn new(zones: BTreeMap<u64, String>, trace: Arc<Trace>) -> Self {
-        Self { trace, zones, inner: Mutex::default(), broken: watch::Sender::new(false) }
+    /// Watches these voters.
+    pub fn new(voters: Vec<Voter>, trace: Arc<Trace>) -> Self {
+        Self { trace, voters, inner: Mutex::default(), broken: watch::Sender::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -120,10 +121,10 @@ impl Witness {
         self.judge(judgement, &mut inner);
     }
 
-    /// A client is about to be told that the entry at this point is there.
-    pub fn acknowledged(&self, point: LogPoint) {
+    /// A client is about to be told that the entry at this point is placed as the class demands.
+    pub fn acknowledged(&self, point: LogPoint, class: Class) {
         let mut inner = self.lock();
-        let judgement = acknowledged::check(point, &inner.disks, &self.zones);
+        let judgement = acknowledged::check(point, class, &inner.disks, &self.voters);
         self.judge(judgement, &mut inner);
     }
 

@@ -52,7 +52,8 @@ enum Verb {
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     // What simulated nodes say is theirs: thousands of lines a second.
-    let usual = if matches!(verb, Verb::Sim(_) | Verb::Replay(_) | Verb::Mutants(_)) { "off" } else { "info" };
+    let usual =
+        if matches!(verb, Verb::Sim(_) | Verb::Replay(_) | Verb::Mutants(_)) { "off" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

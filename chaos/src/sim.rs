@@ -176,6 +176,7 @@ fn workload_plan(plan: &Plan) -> WorkloadPlan {
         batch_percent: 20,
         batch_entries: 4,
         retry_percent: 80,
+        geo_percent: plan.geo_percent,
         ..WorkloadPlan::default()
     }
 }

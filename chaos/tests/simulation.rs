@@ -55,9 +55,11 @@ fn equal_plans_give_equal_hashes_in_processes_of_their_own() {
 fn a_plan_that_is_none_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("plan.toml");
-    for (change, named) in
-        [(("nodes = [", "nodes = [\"z9\", "), "z9"), (("seed =", "sead ="), "sead"), (("core = [", "core = [\"q\","), "q")]
-    {
+    for (change, named) in [
+        (("nodes = [", "nodes = [\"z9\", "), "z9"),
+        (("seed =", "sead ="), "sead"),
+        (("core = [", "core = [\"q\","), "q"),
+    ] {
         let text = Plan::of_seed(3).text().expect("a plan is TOML").replace(change.0, change.1);
         std::fs::write(&file, text).expect("a writable directory");
         let refused = replay(&file);

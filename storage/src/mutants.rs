@@ -14,6 +14,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("committed-truncated", "a start drops the last record of the log"),
     ("read-without-quorum", "a leader reads without asking anybody whether it still leads"),
     ("keys-lost", "keys that a checkpoint has moved to the index are not found again"),
+    ("gate-ignored", "a reply does not wait for its class"),
     ("leader-restored", "a leader that restarts goes on leading its term"),
 ];
 

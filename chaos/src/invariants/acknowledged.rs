@@ -1,26 +1,33 @@
-//! What a client is told is durable on a majority of the nodes, in two zones, at the instant when it is told.
+//! What a client is told is durable on a majority of the nodes at the instant when it is told: in two zones for class `city`, in
+//! every site for class `geo`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tercet_node::placement::{Class, Voter};
 use tercet_storage::LogPoint;
 
 use crate::sim::disk::PacedDisk;
 
 pub(super) fn check(
     point: LogPoint,
+    class: Class,
     disks: &BTreeMap<u64, PacedDisk>,
-    zones: &BTreeMap<u64, String>,
+    voters: &[Voter],
 ) -> Result<(), String> {
-    let holders: Vec<u64> = disks
-        .iter()
-        .filter(|(_, disk)| disk.durable(|durable| durable.holds(point.term, point.index)))
-        .map(|(node, _)| *node)
-        .collect();
-    let in_zones: BTreeSet<&String> = holders.iter().filter_map(|node| zones.get(node)).collect();
-    if holders.len() > zones.len() / 2 && in_zones.len() >= 2 {
+    let holds = |voter: &&Voter| {
+        let disk = disks.get(&voter.node_id);
+        disk.is_some_and(|disk| disk.durable(|durable| durable.holds(point.term, point.index)))
+    };
+    let holders: Vec<&Voter> = voters.iter().filter(holds).collect();
+    let zones: BTreeSet<&str> = holders.iter().map(|voter| voter.zone.as_str()).collect();
+    let sites: BTreeSet<&str> = holders.iter().map(|voter| voter.site.as_str()).collect();
+    let all_sites: BTreeSet<&str> = voters.iter().map(|voter| voter.site.as_str()).collect();
+    let is_placed = holders.len() > voters.len() / 2 && zones.len() >= 2;
+    if is_placed && (class == Class::City || sites == all_sites) {
         return Ok(());
     }
-    Err(format!("acknowledged: entry {point} is told to a client and durable on {holders:?} only"))
+    let nodes: Vec<u64> = holders.iter().map(|voter| voter.node_id).collect();
+    Err(format!("acknowledged: entry {point} is told as {class} to a client and durable on {nodes:?} only"))
 }
 
 #[cfg(test)]
@@ -35,22 +42,24 @@ mod tests {
 
     #[test]
     fn it_takes_a_majority_in_two_zones() {
-        let zones: BTreeMap<u64, String> = [(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "c")]
-            .map(|(node, zone)| (node, zone.to_owned()))
-            .into();
-        let told = |holders: &[u64]| {
+        let voters = [(1, "a", "x"), (2, "a", "x"), (3, "a", "x"), (4, "b", "x"), (5, "c", "y")]
+            .map(|(node, zone, site)| Voter::new(node, zone, site));
+        let told_as = |class, holders: &[u64]| {
             let disks = (1..=5).map(|node| {
                 let term = if holders.contains(&node) { 2 } else { 1 };
                 let durable = Durable { terms: [(7, term)].into(), ..Durable::default() };
                 let trace = Arc::new(Trace::new(None).expect("no file"));
                 (node, PacedDisk::new("n", SimDisk::new(0), durable, 0, trace))
             });
-            check(LogPoint { term: 2, index: 7 }, &disks.collect(), &zones)
+            check(LogPoint { term: 2, index: 7 }, class, &disks.collect(), &voters)
         };
+        let told = |holders: &[u64]| told_as(Class::City, holders);
         assert!(told(&[1, 2, 4]).is_ok());
         assert!(told(&[1, 4, 5]).is_ok());
         assert!(told(&[1, 2, 3]).is_err(), "one zone");
         assert!(told(&[1, 4]).is_err(), "no majority");
+        assert!(told_as(Class::Geo, &[1, 2, 5]).is_ok());
+        assert!(told_as(Class::Geo, &[1, 2, 4]).is_err(), "one site");
         assert!(told(&[]).is_err(), "another term's entry is another entry");
     }
 }

@@ -35,7 +35,7 @@ mod tests {
         let disk = PacedDisk::new("n", SimDisk::new(0), durable, 0, trace);
         let says = |term, index| {
             let log_id = Some(v1::PeerLogId { term, index });
-            let result = Some(Said::Matched(v1::PeerMatched { log_id }));
+            let result = Some(Said::Matched(v1::PeerMatched { log_id, ..Default::default() }));
             check(1, &v1::PeerAppendResponse { header: None, result }, &disk)
         };
         assert!(says(1, 1).is_ok());
@@ -43,7 +43,8 @@ mod tests {
         assert!(says(2, 2).is_ok(), "truncated between the answer and its way out");
         assert!(says(4, 2).is_err(), "another term");
         assert!(says(3, 3).is_err(), "beyond the end");
-        let nothing = v1::PeerAppendResponse { header: None, result: Some(Said::Matched(v1::PeerMatched::default())) };
+        let nothing =
+            v1::PeerAppendResponse { header: None, result: Some(Said::Matched(v1::PeerMatched::default())) };
         assert!(check(1, &nothing, &disk).is_ok());
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tercet_node::ledger::{EntryOutcome, Outcome as Applied, prepare};
+use tercet_node::placement::Class;
 use tercet_node::raft::group::{Group, NoReadPoint};
 use tercet_node::raft::proposer::Proposed;
 use tercet_node::reader::Reader;
@@ -182,8 +183,9 @@ async fn append_here(group: &Arc<Group>, witness: &Witness, request: &v1::Append
         return Local::Done(refusal_outcome(&refusal));
     }
     Local::Done(match group.propose(prepared).await {
-        Proposed::Done { outcome: Applied::Appended { entries, .. }, .. } => {
-            receipts(group, witness, request, &entries)
+        Proposed::Done { outcome: Applied::Appended { entries, class, .. }, attestation } => {
+            let told = if attestation.degraded { Class::City } else { class };
+            receipts(group, witness, request, (&entries, told)).await
         }
         Proposed::Done { outcome: Applied::Refused(refusal), .. } => refusal_outcome(&refusal),
         Proposed::Done { outcome, .. } => {
@@ -195,11 +197,12 @@ async fn append_here(group: &Arc<Group>, witness: &Witness, request: &v1::Append
     })
 }
 
-fn receipts(
+/// The receipts of a request that was held until it was placed as `class` demands.
+async fn receipts(
     group: &Arc<Group>,
     witness: &Witness,
     request: &v1::AppendRequest,
-    entries: &[EntryOutcome],
+    (entries, class): (&[EntryOutcome], Class),
 ) -> Outcome {
     let reader = Reader::new(group, &request.journal);
     let mut receipts = Vec::with_capacity(entries.len());
@@ -208,20 +211,34 @@ fn receipts(
             EntryOutcome::New { seq, .. } => (*seq, false),
             EntryOutcome::Replayed { seq } => (*seq, true),
         };
+        // A new entry's receipt comes from applying it, a known one's from the log.
+        let (class, (entry_hash, chain_hash, recorded_at_us)) = match outcome {
+            EntryOutcome::New { entry_hash, chain_hash, recorded_at_us, .. } => {
+                (class, (Hash32(*entry_hash), Hash32(*chain_hash), *recorded_at_us))
+            }
+            EntryOutcome::Replayed { seq } => {
+                let original = match reader.original(*seq) {
+                    Ok(original) => original,
+                    Err(refusal) => return unknown(refusal.to_string()),
+                };
+                let first = Class::of_request(original.asked, group.class_of_journal(&request.journal));
+                if first > class {
+                    let placed = group.wait_placed(first, original.log_index, REQUEST_TIMEOUT).await;
+                    if let Err(refusal) = placed {
+                        return unknown(refusal.to_string());
+                    }
+                }
+                let stored = original.stored;
+                (
+                    class.max(first),
+                    (hash(&stored.entry_hash), hash(&stored.chain_hash), stored.recorded_at_us),
+                )
+            }
+        };
         match group.point_of(&request.journal, seq) {
-            Some(point) => witness.acknowledged(point),
+            Some(point) => witness.acknowledged(point, class),
             None => witness.violated(format!("acknowledged: seq {seq} is not in the log of its leader")),
         }
-        // A new entry's receipt comes from applying it, a known one's from the log.
-        let (entry_hash, chain_hash, recorded_at_us) = match outcome {
-            EntryOutcome::New { entry_hash, chain_hash, recorded_at_us, .. } => {
-                (Hash32(*entry_hash), Hash32(*chain_hash), *recorded_at_us)
-            }
-            EntryOutcome::Replayed { seq } => match reader.entry(*seq) {
-                Ok(stored) => (hash(&stored.entry_hash), hash(&stored.chain_hash), stored.recorded_at_us),
-                Err(refusal) => return unknown(refusal.to_string()),
-            },
-        };
         let key = entry.key.clone();
         receipts.push(ReceiptSeen {
             key,

@@ -56,7 +56,8 @@ impl Cluster {
             let site = topology.site_of(voter.id).unwrap_or_default().to_owned();
             Voter { node_id: voter.id, zone: voter.zone.clone(), site }
         });
-        let witness = Arc::new(Witness::new(zone_of.clone(), trace.clone()));
+        let voters: Vec<Voter> = voters.collect();
+        let witness = Arc::new(Witness::new(voters.clone(), trace.clone()));
         let log_options = LogOptions {
             segment_bytes: SEGMENT_BYTES,
             batch_limit_bytes: 64 << 10,
@@ -66,8 +67,9 @@ impl Cluster {
         let common = Common {
             net: Net::new(zone_of, plan.seed, trace),
             witness,
-            voters: voters.collect(),
+            voters,
             timing: topology.timing(),
+            topology: Arc::new(topology.clone()),
             log_options,
             begun: Instant::now(),
             seed: plan.seed,

@@ -264,7 +264,11 @@ const fn plant(_: Option<&'static str>) {}
 pub fn mutants(args: &MutantsArgs) -> Result<Verdict> {
     let wanted = |name: &str| args.only.as_ref().is_none_or(|only| only == name);
     let chosen: Vec<_> = tercet_storage::mutants::ALL.iter().filter(|(name, _)| wanted(name)).collect();
-    anyhow::ensure!(!chosen.is_empty(), "there is no such mutant; there are {:?}", tercet_storage::mutants::ALL);
+    anyhow::ensure!(
+        !chosen.is_empty(),
+        "there is no such mutant; there are {:?}",
+        tercet_storage::mutants::ALL
+    );
     // Mutants panic, and that is as good a death as any.
     std::panic::set_hook(Box::new(|_| ()));
     let mut survivors = 0;

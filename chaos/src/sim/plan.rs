@@ -10,6 +10,8 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::net::CLIENTS;
+
 /// The nodes of the default topology, in the order of their numbers from 1 on, and their zones.
 pub const NODES: [(&str, &str); 5] = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")];
 
@@ -25,6 +27,9 @@ pub struct Plan {
     pub clients: u32,
     /// Their pause between two requests: up to twice this.
     pub think_ms: u64,
+    /// Of 100 appends, how many ask for class `geo`.
+    #[serde(default)]
+    pub geo_percent: u32,
     /// The nodes that are healed first, and on which writes must succeed soon while the others stay away.
     pub core: Vec<String>,
     /// What happens.
@@ -117,6 +122,7 @@ impl Plan {
             faulty_ms,
             clients: rng.random_range(3..=8),
             think_ms: *[40, 100, 250, 500].choose(&mut rng).unwrap_or(&100),
+            geo_percent: *[0, 10, 40].choose(&mut rng).unwrap_or(&0),
             core: core(&mut rng),
             faults,
         }
@@ -160,10 +166,10 @@ pub fn node_id(name: &str) -> Option<u64> {
     Some(at as u64 + 1)
 }
 
-/// The ends of a link; 0 stands for the clients.
+/// The ends of a link.
 #[must_use]
 pub fn ends(link: &str) -> Option<(u64, u64)> {
-    let end = |name: &str| if name == "clients" { Some(0) } else { node_id(name) };
+    let end = |name: &str| if name == "clients" { Some(CLIENTS) } else { node_id(name) };
     let (from, to) = link.split_once('>')?;
     Some((end(from)?, end(to)?))
 }

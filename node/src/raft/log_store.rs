@@ -211,3 +211,55 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         durable(|done| self.log.purge(self.group, upto, done)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use openraft::EntryPayload;
+    use tercet_storage::LogOptions;
+    use tercet_storage::disk::SimDisk;
+
+    use super::*;
+    use crate::raft::types::{Proposal, log_id};
+
+    fn entry(index: u64, bytes: usize) -> Entry {
+        Entry {
+            log_id: log_id(1, index),
+            payload: EntryPayload::Normal(Proposal(Bytes::from(vec![7; bytes]))),
+        }
+    }
+
+    /// A segment has 16 blocks. Ten small entries take a block each; a large one has to wait for the next segment, which begins
+    /// only when nothing is in flight; votes still fit into this one.
+    #[tokio::test]
+    async fn a_vote_does_not_pass_the_entries_before_it() {
+        let options =
+            LogOptions { segment_bytes: 64 << 10, batch_limit_bytes: 48 << 10, ..LogOptions::default() };
+        let (log, mut driver, _) = SegmentLog::open_stepped(Box::new(SimDisk::new(1)), options).unwrap();
+        let flushed = Arc::new(Mutex::new(Vec::new()));
+        let heard = flushed.clone();
+        let mut store = LogStore::new(log, 0, Arc::new(move |index| heard.lock().unwrap().push(index)));
+        for index in 1..=10 {
+            store.append([entry(index, 100)], IOFlushed::noop()).await.unwrap();
+            while !flushed.lock().unwrap().contains(&index) {
+                driver.step(index);
+            }
+        }
+        store.append([entry(11, 100)], IOFlushed::noop()).await.unwrap();
+        driver.step(11);
+        store.append([entry(12, 30 << 10)], IOFlushed::noop()).await.unwrap();
+        let vote = Vote::new(2, 1);
+        let mut saved = Box::pin(store.save_vote(&vote));
+        let mut steps = 0;
+        while futures::poll!(saved.as_mut()).is_pending() {
+            driver.step(12 + steps);
+            steps += 1;
+            assert!(steps < 1_000, "the vote is never durable");
+            tokio::time::sleep(Duration::ZERO).await;
+        }
+        assert!(flushed.lock().unwrap().contains(&12), "the vote was said to be flushed before entry 12 was");
+    }
+}

@@ -36,6 +36,8 @@ pub trait Carrier: Send + Sync {
         to_node: u64,
         request: v1::PeerTransferRequest,
     ) -> BoxFuture<'static, Result<v1::PeerTransferResponse, String>>;
+    /// Asks a node whether it is there.
+    fn hello(&self, to_node: u64) -> BoxFuture<'static, Result<(), String>>;
     /// Sends a snapshot.
     fn install_snapshot(
         &self,
@@ -101,6 +103,20 @@ impl Transport {
         client.transfer_leader(request).await.map(tonic::Response::into_inner).map_err(words)
     }
 
+    /// Whether a node answers; whoever asks sets the time limit.
+    pub(in crate::raft) async fn answers(&self, to_node: u64) -> bool {
+        match self {
+            Self::Grpc(peers) => {
+                let request = v1::HelloRequest { header: Some(peers.header(to_node, 0)), look_around: false };
+                match peers.client(to_node) {
+                    Ok(mut client) => client.hello(request).await.is_ok(),
+                    Err(_) => false,
+                }
+            }
+            Self::Carried(carrier) => carrier.hello(to_node).await.is_ok(),
+        }
+    }
+
     pub(super) async fn install_snapshot(
         &self,
         to_node: u64,
@@ -152,6 +168,10 @@ impl Way {
 }
 
 /// The answers of an open append stream.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is production's, and lives as long as its stream"
+)]
 pub(super) enum Answers {
     Grpc(Streaming<v1::PeerAppendResponse>),
     Carried(CarriedAnswers),
