@@ -96,14 +96,15 @@ async fn a_wiped_node_returns_as_another_incarnation() {
     assert!(refusal(change(&cluster, Change::Replace, "b2").await).contains("it answers"));
     wait_for("b2 is registered", || async {
         let status = cluster.status_of("b2").await?;
-        (!status.cluster_id.is_empty() && held_by(&cluster, "b2").await == Some(10)).then_some(())
+        (status.warnings.is_empty() && held_by(&cluster, "b2").await == Some(10)).then_some(())
     })
     .await;
 
     cluster.stop_node("b2").await;
     std::fs::remove_dir_all(cluster.config("b2").data_dir).expect("the disk is lost");
     cluster.start_node("b2").await;
-    let why = cluster.servers["b2"].failed().await;
+    let failed = tokio::time::timeout(support::PATIENCE, cluster.servers["b2"].failed());
+    let why = failed.await.expect("it notices");
     assert!(why.contains("member replace b2"), "{why}");
     cluster.stop_node("b2").await;
 
