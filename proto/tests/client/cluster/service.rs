@@ -289,6 +289,7 @@ impl v1::admin_server::Admin for Node {
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         Err(Status::unimplemented("not used here"))
     }
+
     async fn change_member(
         &self,
         _: Request<v1::ChangeMemberRequest>,
