@@ -10,8 +10,8 @@
 //! Invariants: every voter stands in the end, whoever is before it, because a better placed one may lack what is committed; a
 //! node that has just voted, or stands already, leaves that election its time. Time comes in as an argument.
 
+use core::time::Duration;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 /// What a better placed node gets beside the way of its request: its pre-votes and its own disk's flush of the vote.
 const HEAD_START: Duration = Duration::from_millis(12);
