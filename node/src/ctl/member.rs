@@ -30,6 +30,11 @@ pub(crate) enum MemberCommand {
 
 /// Arguments of `tercet member list`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tercet member list
+
+The leader of each group says how far every member's log is equal to its own.")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     endpoint: EndpointArgs,
@@ -44,6 +49,7 @@ pub(crate) struct ListArgs {
 Examples:
   tercet member add d1        then, when `tercet member list` shows that it has caught up:
   tercet member promote d1
+  tercet member remove b2
   tercet member replace a2    a2 has lost its disk; start it with an empty directory, then promote it
 
 The topology file of every member must have the node (role = \"learner\" for one that joins later). A change that would make
