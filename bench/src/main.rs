@@ -5,6 +5,7 @@
 mod bed;
 mod cluster;
 mod compare;
+mod failover;
 mod floor;
 mod load;
 mod log;
@@ -25,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use cluster::ClusterArgs;
 use compare::CompareArgs;
+use failover::FailoverArgs;
 use log::LogArgs;
 use sweep::SweepArgs;
 
@@ -39,6 +41,7 @@ Examples:
   tercet-bench cluster
   tercet-bench cluster --clients 256 --seconds 30 --json > figures.json
   tercet-bench log --sizes 512,4096 --depths 1,16
+  tercet-bench failover --rounds 50
   tercet-bench cluster --rate 2000,8000 --reads 20
   tercet-bench sweep --from 1000 --plot sweep.svg
   tercet-bench compare --with etcd
@@ -55,6 +58,8 @@ enum Verb {
     Cluster(ClusterArgs),
     /// The segment log beside the bare disk under it, by record size and depth
     Log(LogArgs),
+    /// The loss of the leader's zone, again and again, as one client sees it
+    Failover(FailoverArgs),
     /// Rising rates until the latency breaks, and the curve
     Sweep(SweepArgs),
     /// The same work against another store, in turns
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
     let done = match verb {
         Verb::Cluster(args) => cluster::run(&args),
         Verb::Log(args) => log::run(&args),
+        Verb::Failover(args) => failover::run(&args),
         Verb::Sweep(args) => sweep::run(&args),
         Verb::Compare(args) => compare::run(&args),
         Verb::Child(args) => be_child(args),

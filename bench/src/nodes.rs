@@ -18,7 +18,7 @@ use tercet_proto::topology::{DiskSetting, Topology};
 
 pub(crate) use counters::LogCounters;
 pub(crate) use in_process::InProcess;
-pub(crate) use process::{Processes, become_child, find_tercet};
+pub(crate) use process::{NodeProcess, Processes, become_child, find_tercet, workers_each};
 pub(crate) use usage::Usage;
 
 /// How long five nodes may take until all answer and know a leader.

@@ -103,6 +103,9 @@ pub enum Call {
     Append {
         /// In the request's order.
         entries: Vec<Sent>,
+        /// The class that was asked for; none: the journal's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        class: Option<Class>,
     },
     /// The journal's head, linearizable.
     ReadHead,
@@ -328,7 +331,7 @@ impl Building {
             (_, Outcome::Refused { .. } | Outcome::Unknown { .. })
             | (Call::ReadHead, Outcome::Head { .. })
             | (Call::ReadFrom { .. }, Outcome::Entries { .. }) => true,
-            (Call::Append { entries }, Outcome::Appended { receipts }) => {
+            (Call::Append { entries, .. }, Outcome::Appended { receipts }) => {
                 entries.iter().map(|sent| &sent.key).eq(receipts.iter().map(|receipt| &receipt.key))
             }
             _ => false,

@@ -11,8 +11,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::checker::Judgement;
-use crate::history::{Call, FaultSpan, History, Outcome};
+use crate::checker::{ByClass, Judgement};
+use crate::history::{Call, Class, FaultSpan, History, Outcome};
 use crate::probe::BlackholeProof;
 use crate::proxy::LinkCounts;
 
@@ -204,6 +204,18 @@ pub fn leaders(history: &History) -> Vec<LeaderReport> {
     leaders
 }
 
+/// `; of city 5 acknowledged, 0 lost; of geo ...`
+fn classes(judgement: &Judgement) -> String {
+    let of_class = |(class, counts): (&Class, &ByClass)| {
+        let name = match class {
+            Class::City => "city",
+            Class::Geo => "geo",
+        };
+        format!("; of class {name} {} acknowledged, {} lost", counts.acknowledged, counts.lost)
+    };
+    judgement.by_class.iter().map(of_class).collect()
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -227,7 +239,7 @@ impl fmt::Display for Report {
                 judgement.unknown_present,
                 judgement.unknown_absent
             )?;
-            writeln!(f, "RPO        {} acknowledged keys lost", judgement.lost)?;
+            writeln!(f, "RPO        {} acknowledged keys lost{}", judgement.lost, classes(judgement))?;
         }
         writeln!(f, "RTO        {:.0} ms: the longest time without an acknowledgement", self.rto_ms)?;
         writeln!(f, "faults     {}, {} processes killed", self.faults.len(), self.kills)?;

@@ -327,7 +327,9 @@ fn writes_unmet(
         Some((fault, scenario.steps().get(at)?))
     }) {
         let what = &fault.span.what;
-        let end = fault.span.end.unwrap_or(acknowledgements.end());
+        // Undoing it may take longer than it lasts: nodes start one by one.
+        let lasted = step.lasts.map_or(u64::MAX, |lasts| fault.span.begin + nanos(lasts));
+        let end = fault.span.end.unwrap_or(acknowledgements.end()).min(lasted);
         let settled = fault.span.begin + nanos(UNDER_WAY);
         let mut most = scenario.expect.rto_at_most.map(Duration::from);
         match step.writes {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 
 use crate::ledger::{Command, PreparedCommand};
@@ -151,8 +153,10 @@ async fn admit(node: &Node, own: u64, voters: &[u64]) -> bool {
         if let Some(registered) = other {
             let failure = format!(
                 "data directory {} is empty, but the cluster knows node {} by incarnation {registered}: a wiped voter has \
-                 forgotten what it acknowledged and must not vote; bring the old directory back",
+                 forgotten what it acknowledged and must not vote; bring the old directory back, or let the others \
+                 take it for lost with `tercet member replace {}`",
                 node.identity.dir().display(),
+                node.name,
                 node.name,
             );
             node.failure.send_replace(Some(failure));
@@ -201,6 +205,19 @@ async fn keep_registry(node: Arc<Node>) {
                 propose(&node, Command::RegisterNode { node_id: id, incarnation }).await;
             }
         }
+    }
+}
+
+/// Looses a node's id from its lost data directory, so that the next one may be bound to it.
+///
+/// # Errors
+/// NO_LEADER or OUTCOME_UNKNOWN: ask again.
+pub async fn forget_incarnation(node: &Node, id: u64) -> Result<(), Refusal> {
+    let prepared = PreparedCommand::new(&Command::RegisterNode { node_id: id, incarnation: 0 })?;
+    match node.group_zero()?.propose(Arc::new(prepared)).await {
+        Proposed::Done { .. } => Ok(()),
+        Proposed::NotLeader(_) => Err(Refusal::new(Reason::NoLeader, "", "leadership has just moved")),
+        Proposed::Unknown(why) => Err(Refusal::new(Reason::OutcomeUnknown, "", why)),
     }
 }
 

@@ -5,7 +5,7 @@
 //! | `serve` | one node |
 //! | `dev` | the default cluster in one process, with a sample |
 //! | `topology` | what a topology file survives |
-//! | `status`, `transfer` | operating a cluster |
+//! | `status`, `transfer`, `member` | operating a cluster |
 //! | `journal`, `append`, `read`, `balance` | using it |
 //! | `verify` | recomputing a journal on every replica |
 //! | `inspect` | a node's data directory, offline |
@@ -21,6 +21,7 @@ mod dev;
 mod exit;
 mod inspect;
 mod journal;
+mod member;
 mod money;
 mod output;
 mod read;
@@ -81,6 +82,9 @@ enum Verb {
     Tail(read::TailArgs),
     /// Shows the balances of a journal
     Balance(balance::BalanceArgs),
+    /// Shows and changes which nodes belong to the cluster
+    #[command(subcommand)]
+    Member(member::MemberCommand),
     /// Moves a group's leadership to a node
     Transfer(transfer::TransferArgs),
     /// Recomputes a journal on every replica and compares them
@@ -150,6 +154,7 @@ async fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Tail(args) => read::tail(args).await,
         Verb::Balance(args) => balance::balance(args).await,
         Verb::Transfer(args) => transfer::transfer(args).await,
+        Verb::Member(command) => member::member(command).await,
         Verb::Verify(args) => verify::verify(args).await,
         Verb::Inspect(args) => inspect::inspect(&args),
     }

@@ -518,7 +518,7 @@ impl Ledger {
     /// Group 0: the incarnation that a node id is bound to.
     #[must_use]
     pub fn registered_incarnation(&self, node_id: u64) -> Option<u64> {
-        self.catalog.incarnations.get(&node_id).copied()
+        self.catalog.incarnations.get(&node_id).copied().filter(|incarnation| *incarnation != 0)
     }
 }
 

@@ -14,7 +14,7 @@
 //! | [`repair`], [`scrub`] | what rot took is asked of the peers; looking for rot |
 //! | [`telemetry`] | metrics |
 //! | [`ctl`] | the verbs of the `tercet` command |
-//! | [`loopback`] | addresses for clusters on one machine: tests, benchmarks, chaos |
+//! | [`loopback`], [`relay`] | addresses and delayed links for clusters on one machine: tests, benchmarks, chaos |
 
 pub mod admission;
 pub mod controller;
@@ -31,6 +31,7 @@ pub mod proof;
 pub mod raft;
 pub mod reader;
 pub mod regime;
+pub mod relay;
 pub mod repair;
 pub mod room;
 pub mod rpc;

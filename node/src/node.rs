@@ -150,6 +150,11 @@ impl Node {
             warnings
                 .push(format!("the scrubber has found damage in {} places, last {last}", scrubbed.findings));
         }
+        if self.is_unregistered() {
+            warnings.push(
+                "its data directory is not registered yet: were it lost now, nobody would notice".into(),
+            );
+        }
         if !*self.admitted.borrow() {
             warnings.push("waiting for a majority of the voters before taking part with an empty log".into());
         }
@@ -168,6 +173,13 @@ impl Node {
             data_dir: self.identity.dir().display().to_string(),
             warnings,
         }
+    }
+
+    /// Whether the cluster is formed and does not know this node's data directory.
+    fn is_unregistered(&self) -> bool {
+        let Ok(zero) = self.group_zero() else { return false };
+        let ledger = zero.state().ledger();
+        ledger.cluster_id().is_some() && ledger.registered_incarnation(self.identity.node_id()).is_none()
     }
 
     fn named(&self, mut status: v1::GroupStatus) -> v1::GroupStatus {

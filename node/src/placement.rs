@@ -18,10 +18,12 @@ mod acks;
 mod exposure;
 mod lag;
 mod leadership;
+mod membership;
 mod outlook;
 mod queue;
 mod regime;
 mod spare;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod watermarks;
@@ -36,10 +38,12 @@ pub use acks::Acks;
 pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;
 pub use leadership::{Candidate, LeadershipPolicy, better_leader};
+pub use membership::{Weaker, keeps_placement};
 pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
 pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
 pub use spare::{is_spare, stands_for_its_site};
+pub use standing::{Rival, Situation, StandingPolicy, Step};
 pub use watermarks::{Placed, Watermarks};
 
 /// Where an entry must be flushed before its ack. `Geo` is the stronger one.

@@ -46,7 +46,8 @@ pub struct Proof {
     pub quorum_us: i64,
     /// The newest acknowledgement of this node that the leader had counted.
     pub echoed_index: u64,
-    /// The leader's time when it counted that.
+    /// The leader's time when it counted that; or, if earlier, since when its oldest entry of class `geo` was waiting. No entry
+    /// that makes the regime change was waiting before.
     pub echoed_us: i64,
     /// The highest index that was acknowledged as class `geo`, not degraded. All of it is here.
     pub geo_acked: u64,

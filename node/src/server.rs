@@ -375,14 +375,13 @@ async fn build_node(
     let silence = Duration::from_millis(timing.election_max_ms.saturating_mul(5));
     let others = topology.nodes.iter().filter(|node| node.id != own).map(|node| (node.id, node.peer.clone()));
     let peers = Arc::new(Peers::new(identity.clone(), others, silence)?);
-    let voters: Vec<Voter> = topology
-        .voters()
-        .map(|voter| Voter {
-            node_id: voter.id,
-            zone: voter.zone.clone(),
-            site: topology.site_of(voter.id).unwrap_or_default().to_owned(),
-        })
-        .collect();
+    let place = |node: &topology::Node| Voter {
+        node_id: node.id,
+        zone: node.zone.clone(),
+        site: topology.site_of(node.id).unwrap_or_default().to_owned(),
+    };
+    let voters: Vec<Voter> = topology.voters().map(place).collect();
+    let known = topology.nodes.iter().map(place).collect();
     let room = Arc::new(DiskRoom::default());
     let group_params = GroupParams {
         group: 0,
@@ -392,6 +391,9 @@ async fn build_node(
         index,
         peers: Transport::Grpc(peers.clone()),
         voters,
+        known,
+        rank: 1,
+        rivals: Vec::new(),
         timing,
         geo_policy: geo_policy(&topology),
         clock: Arc::new(now_us),
@@ -408,7 +410,7 @@ async fn build_node(
         standings.push(if log.is_damaged(group) {
             Standing::Quarantined(Quarantine::default())
         } else {
-            Standing::Running(Group::start(GroupParams { group, ..group_params.clone() }).await?)
+            Standing::Running(Group::start(group_params.of_group(group, &topology)).await?)
         });
     }
     let metrics = Metrics::new(&name).map_err(|error| ServerError::Services(error.to_string()))?;

@@ -102,6 +102,13 @@ async fn geo_is_refused_without_the_remote_city_and_goes_on_at_once_when_it_is_b
     let by = Some(v1::get_entry_request::By::Key("before3".into()));
     let wanted = v1::GetEntryRequest { journal: "g".into(), by, consistency: 0 };
     assert_eq!(client.get_entry(wanted).await.expect("an older entry").seq, 4);
+    // Balances show what was acknowledged and nothing that waits: entries of 10 each.
+    let balances = client.balances("g", None).await.expect("balances");
+    let credit = balances.iter().find(|row| row.account == "BANK-B").expect("a balance");
+    let shown: i64 = credit.balance.parse().expect("a number");
+    let keys = keys_of(&client, "g").await;
+    assert_eq!(shown, 10 * i64::try_from(keys.len()).expect("few"), "{keys:?}");
+    assert!(keys.len() >= acknowledged.len());
     let stronger =
         v1::AppendRequest { durability_class: DurabilityClass::Geo.into(), ..to("j", "stronger2") };
     let leader = cluster.client_of(&cluster.leader().await);

@@ -11,11 +11,13 @@
 //!
 //! Where requests go: to the leader, as far as answers have named one (`tercet-leader-id`, `tercet-leader`), else to the
 //! endpoints in turn. An endpoint that failed rests for half a second, so a leader that is dead but still named by
-//! followers costs one attempt and not every second one: followers forward.
+//! followers costs one attempt and not every second one: followers forward. While an answer is late, the other nodes are asked
+//! who leads, so that a leader behind a silent network is left as soon as there is another.
 
 mod attempt;
 mod backoff;
 mod error;
+mod lookout;
 mod options;
 mod router;
 mod run;
@@ -34,6 +36,7 @@ use crate::limits::{MAX_BALANCE_PAGE, MAX_JOURNAL_PAGE, MAX_MESSAGE_BYTES};
 use crate::v1;
 use crate::v1::admin_client::AdminClient;
 use crate::v1::ledger_client::LedgerClient;
+use lookout::Lookout;
 use router::{Prefer, Router};
 use run::Call;
 
@@ -52,6 +55,7 @@ pub struct Client {
 struct Shared {
     options: ClientOptions,
     router: Router,
+    lookout: Lookout,
 }
 
 impl Client {
@@ -59,7 +63,7 @@ impl Client {
     /// an endpoint that is not reachable shows with the first call.
     pub fn connect(endpoints: Vec<String>, options: ClientOptions) -> Result<Self, ClientError> {
         let router = Router::new(endpoints, &options)?;
-        Ok(Self { shared: Arc::new(Shared { options, router }) })
+        Ok(Self { shared: Arc::new(Shared { options, router, lookout: Lookout::default() }) })
     }
 
     /// Makes a journal; returns the one that exists if it has the same settings.
@@ -217,6 +221,16 @@ impl Client {
             |channel, request| async move { admin(channel).transfer_leader(request).await },
         )
         .await
+    }
+
+    /// Changes one node's part in a group.
+    pub async fn change_member(
+        &self,
+        request: v1::ChangeMemberRequest,
+    ) -> Result<v1::ChangeMemberResponse, ClientError> {
+        let call = Call::write(None);
+        self.run(call, request, |channel, request| async move { admin(channel).change_member(request).await })
+            .await
     }
 
     /// What happens on the node at this endpoint from now on, as the node itself streams it; not opened again.

@@ -153,6 +153,9 @@ reasons! {
     TransferRefused "TRANSFER_REFUSED" FailedPrecondition Definite SameRequest
         "Leadership was not moved: the target is down, lags, or may not lead.";
 
+    MemberRefused "MEMBER_REFUSED" FailedPrecondition Definite AfterFixing
+        "The members were not changed: the node is in no state for it, or the placement would be weaker; the message says which.";
+
     NoLeader "NO_LEADER" Unavailable Definite SameRequest
         "No leader is known to the asked node; an election is probably going on.";
     PlacementUnreachable "PLACEMENT_UNREACHABLE" Unavailable Definite SameRequest

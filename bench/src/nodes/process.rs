@@ -58,39 +58,82 @@ pub(crate) fn find_tercet(told: Option<&Path>) -> Result<PathBuf> {
 /// Five `tercet serve` processes. Dropping it kills them.
 pub(crate) struct Processes(Vec<NodeProcess>);
 
-struct NodeProcess {
+/// One of them.
+pub(crate) struct NodeProcess {
     name: String,
     log: PathBuf,
     child: Child,
 }
 
+/// Nodes that share a machine share its cores: a worker a core for each runtime would only make them fight.
+pub(crate) fn workers_each(nodes: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / nodes.max(1)).max(1)
+}
+
+impl NodeProcess {
+    /// Starts the node with its data and output below `dir`; output of an earlier run is kept. Must be called on the main
+    /// thread.
+    pub(crate) fn start(
+        name: &str,
+        topology_file: &Path,
+        tercet: &Path,
+        dir: &Path,
+        workers: usize,
+    ) -> Result<Self> {
+        let launcher = std::env::current_exe().context("finding this executable")?;
+        let log = dir.join(format!("{name}.log"));
+        let output = std::fs::File::options().create(true).append(true).open(&log);
+        let output = output.with_context(|| log.display().to_string())?;
+        let child = Command::new(&launcher)
+            .args(["child", "--parent", &std::process::id().to_string(), "--"])
+            .arg(tercet)
+            .args(["serve", "--node", name, "--topology"])
+            .arg(topology_file)
+            .arg("--data-dir")
+            .arg(dir.join(name))
+            .env("TOKIO_WORKER_THREADS", workers.to_string())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting node {name}"))?;
+        Ok(Self { name: name.to_owned(), log, child })
+    }
+
+    /// An error if it has ended by itself.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("node {} ended by itself: {status}; see {}", self.name, self.log.display()),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends it as a power cut would, and waits until it is gone.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        // Both fail only for a process that is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Processes {
     /// Starts all nodes of the topology with their data and output below `dir`. Must be called on the main thread.
     pub(crate) fn start(topology: &Topology, tercet: &Path, dir: &Path) -> Result<Self> {
-        let launcher = std::env::current_exe().context("finding this executable")?;
         let topology_file = dir.join("topology.toml");
         write_topology(topology, &topology_file)?;
         let mut started = Self(Vec::new());
-        // Nodes that share a machine share its cores: five runtimes with a worker a core each would only fight for them.
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let workers = (cores / topology.nodes.len().max(1)).max(1);
         for node in &topology.nodes {
-            let log = dir.join(format!("{}.log", node.name));
-            let output = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
-            let child = Command::new(&launcher)
-                .args(["child", "--parent", &std::process::id().to_string(), "--"])
-                .arg(tercet)
-                .args(["serve", "--node", &node.name, "--topology"])
-                .arg(&topology_file)
-                .arg("--data-dir")
-                .arg(dir.join(&node.name))
-                .env("TOKIO_WORKER_THREADS", workers.to_string())
-                .stdin(Stdio::null())
-                .stdout(output.try_clone()?)
-                .stderr(output)
-                .spawn()
-                .with_context(|| format!("starting node {}", node.name))?;
-            started.0.push(NodeProcess { name: node.name.clone(), log, child });
+            let workers = workers_each(topology.nodes.len());
+            started.0.push(NodeProcess::start(&node.name, &topology_file, tercet, dir, workers)?);
         }
         Ok(started)
     }
@@ -100,12 +143,7 @@ impl Processes {
     }
 
     pub(super) fn check(&mut self) -> Result<()> {
-        for node in &mut self.0 {
-            if let Some(status) = node.child.try_wait()? {
-                bail!("node {} ended by itself: {status}; see {}", node.name, node.log.display());
-            }
-        }
-        Ok(())
+        self.0.iter_mut().try_for_each(NodeProcess::check)
     }
 
     pub(super) fn stop(mut self) -> Result<()> {
@@ -124,15 +162,5 @@ impl Processes {
             }
         }
         Ok(())
-    }
-}
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for node in &mut self.0 {
-            // Both fail only for a process that is gone already.
-            let _ = node.child.kill();
-            let _ = node.child.wait();
-        }
     }
 }

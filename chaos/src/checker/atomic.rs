@@ -8,7 +8,7 @@ use crate::history::{Call, Outcome};
 
 pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
     for operation in &evidence.history.operations {
-        let Call::Append { entries } = &operation.call else { continue };
+        let Call::Append { entries, .. } = &operation.call else { continue };
         if matches!(operation.returned, Some((_, Outcome::Appended { .. } | Outcome::Refused { .. }))) {
             continue;
         }

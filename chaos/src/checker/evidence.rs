@@ -74,7 +74,7 @@ impl<'a> Evidence<'a> {
         }
         let mut attempts: BTreeMap<&str, Attempts<'_>> = BTreeMap::new();
         for operation in &history.operations {
-            let Call::Append { entries } = &operation.call else { continue };
+            let Call::Append { entries, .. } = &operation.call else { continue };
             let receipts = match &operation.returned {
                 Some((_, Outcome::Appended { receipts })) => receipts.as_slice(),
                 _ => &[],

@@ -124,7 +124,7 @@ impl Forge {
     }
 
     pub(super) fn invoke_append(&mut self, op: u64, t: u64, key: &str) {
-        self.invoke(op, t, Call::Append { entries: vec![sent(key, 1)] });
+        self.invoke(op, t, Call::Append { entries: vec![sent(key, 1)], class: None });
     }
 
     pub(super) fn returns(&mut self, op: u64, t: u64, outcome: Outcome) {

@@ -1,7 +1,10 @@
-//! What receipts attest is what their class demands, and is so in the end: an entry that was acknowledged as `city` names
-//! two zones and is on replicas of two zones; one that was acknowledged as `geo`, and not degraded, names a zone of every
-//! site and is on a replica of every site. Zones and sites of which no replica is left are excused; whether the entry is
-//! there at all is `acknowledged`'s.
+//! What receipts say of an entry's placement is true in the end, and no weaker than what was asked for unless it is marked
+//! degraded: an entry that was acknowledged as `city` is on replicas of two zones, one that was acknowledged as `geo` and not
+//! degraded on a replica of every site, and every zone that the receipt names holds it. Zones and sites of which no replica
+//! is left are excused; whether the entry is there at all is `acknowledged`'s.
+//!
+//! A receipt names the zones that were known at its moment: at least these. A leader that has just been elected knows from
+//! the log that an entry is placed, and not yet where; so how many are named is not judged.
 //!
 //! Judged only where receipts attest something and the header says where nodes stand.
 
@@ -10,7 +13,7 @@ use std::collections::BTreeSet;
 use tercet_proto::canonical::EntryView;
 
 use super::{Evidence, Findings};
-use crate::history::{Attested, Class, FinalLog, Places};
+use crate::history::{Call, Class, FinalLog, Places};
 
 /// Fewest zones of class `city`.
 const CITY_ZONES: usize = 2;
@@ -36,8 +39,11 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
                 attempt.operation.op,
                 attested.reliable()
             );
-            if let Some(why) = too_weak(attested, places) {
-                findings.add(format!("{who}: {why}"));
+            if let Call::Append { class: Some(asked), .. } = &attempt.operation.call
+                && attested.class < *asked
+                && !attested.degraded
+            {
+                findings.add(format!("{who}: it had asked for {asked:?}, and is not marked degraded"));
             }
             let holders = || logs.iter().filter(|log| log.keys.contains(receipt.key.as_str()));
             if holders().next().is_none() {
@@ -47,28 +53,18 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
             if zones.len() < CITY_ZONES.min(zones_left.len()) {
                 findings.add(format!("{who}, is on replicas of {zones:?} only"));
             }
+            let known = |zone: &String| places.values().any(|place| place.zone == *zone);
+            let untrue =
+                |zone: &&String| !known(zone) || (zones_left.contains(zone) && !zones.contains(zone));
+            if let Some(zone) = attested.zones.iter().find(untrue) {
+                findings.add(format!("{who}: its receipt names zone {zone:?}, where no replica has it"));
+            }
             let sites: BTreeSet<&String> = holders().flat_map(|log| &log.sites).collect();
             if attested.reliable() == Class::Geo && sites.len() < sites_left.len() {
                 findings.add(format!("{who}, is on replicas in {sites:?} only"));
             }
         }
     }
-}
-
-/// Why a receipt does not attest what its class demands.
-fn too_weak(attested: &Attested, places: &Places) -> Option<String> {
-    let zones: BTreeSet<&String> = attested.zones.iter().collect();
-    let missing =
-        |site: &str| !places.values().any(|place| place.site == site && zones.contains(&place.zone));
-    if zones.len() < CITY_ZONES {
-        return Some(format!("its receipt names {zones:?}"));
-    }
-    if attested.reliable() == Class::Geo
-        && let Some(place) = places.values().find(|place| missing(&place.site))
-    {
-        return Some(format!("its receipt names {zones:?}, none in {}", place.site));
-    }
-    None
 }
 
 /// One final log: what is in it, and where replicas hold it.

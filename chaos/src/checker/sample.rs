@@ -66,14 +66,16 @@ const FORGERIES: &[Forgery] = &[
     }),
     ("half-a-request", Some("atomic"), |forge| {
         let entries = vec![sent("left", 1), sent("right", 1)];
-        forge.invoke(20, 20_000_000, Call::Append { entries });
+        forge.invoke(20, 20_000_000, Call::Append { entries, class: None });
         forge.commit("left", 1);
     }),
     ("hole", Some("dense"), |forge| drop(forge.log.entries.remove(1))),
     ("broken-chain", Some("chain"), |forge| forge.log.entries[1].entry_hash.0[0] ^= 1),
     ("two-leaders", Some("leaders"), |forge| forge.observe(17_000_000, "c1", 2, "leader")),
     ("vote-that-goes-back", Some("votes"), |forge| forge.vote("b1", 1, 1, false)),
-    ("one-zone-is-no-city", Some("placement"), |forge| forge.attest(1, Class::City, false, &["a"])),
+    ("zone-that-does-not-hold-it", Some("placement"), |forge| {
+        forge.attest(1, Class::City, false, &["a", "moon"]);
+    }),
 ];
 
 /// The files that a forged history is kept in.

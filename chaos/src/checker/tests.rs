@@ -200,7 +200,7 @@ fn a_refused_entry_in_the_log_is_caught() {
 fn a_conflict_that_replaced_the_original_is_caught() {
     let mut forge = Forge::new();
     forge.append(1, 0, 10, "k");
-    forge.invoke(2, 20, Call::Append { entries: vec![sent("k", 2)] });
+    forge.invoke(2, 20, Call::Append { entries: vec![sent("k", 2)], class: None });
     let refusal = Outcome::Refused { reason: "KEY_CONFLICT".into(), message: String::new() };
     forge.returns(2, 30, refusal);
     assert!(forge.judge().pass);
@@ -246,7 +246,7 @@ fn a_read_beyond_the_final_log_is_caught() {
 #[test]
 fn half_a_request_is_caught() {
     let mut forge = Forge::new();
-    forge.invoke(1, 0, Call::Append { entries: vec![sent("x", 1), sent("y", 1)] });
+    forge.invoke(1, 0, Call::Append { entries: vec![sent("x", 1), sent("y", 1)], class: None });
     assert!(forge.judge().pass, "none of it");
     forge.commit("x", 1);
     assert_eq!(violated(&forge), ["atomic"]);
@@ -395,19 +395,37 @@ fn votes_that_go_back_are_caught() {
 }
 
 #[test]
-fn a_receipt_that_attests_too_little_is_caught() {
+fn a_receipt_that_names_a_zone_without_the_entry_is_caught() {
     let mut forge = truth();
     forge.place();
-    for (class, degraded, zones, good) in [
-        (Class::City, false, &["a", "b"] as &[&str], true),
-        (Class::City, false, &["a"], false),
-        (Class::City, false, &["a", "a"], false),
-        (Class::Geo, false, &["a", "c"], true),
-        (Class::Geo, false, &["a", "b"], false),
-        (Class::Geo, true, &["a", "b"], true),
-    ] {
-        forge.attest(2, class, degraded, zones);
-        assert_eq!(violated(&forge), if good { vec![] } else { vec!["placement"] }, "{class:?} {zones:?}");
+    for (zones, good) in [(&[] as &[&str], true), (&["a", "b", "c"], true), (&["a", "moon"], false)] {
+        forge.attest(14, Class::City, false, zones);
+        assert_eq!(violated(&forge), if good { vec![] } else { vec!["placement"] }, "{zones:?}");
+    }
+    forge.attest(14, Class::City, false, &["a", "b", "c"]);
+    let mut remote = forge.log.clone();
+    remote.entries.pop();
+    remote.replicas = vec!["c1".into()];
+    forge.log.replicas.retain(|replica| replica != "c1");
+    let judgement = check(&forge.history(), &[forge.log.clone(), remote]);
+    let placement = judgement.violations.iter().find(|violation| violation.invariant == "placement");
+    assert!(placement.unwrap().messages[0].contains("zone \"c\""), "{judgement:#?}");
+    forge.log.gone = vec!["c1".into()];
+    assert!(forge.judge().pass, "of zone c no replica is left");
+}
+
+#[test]
+fn a_receipt_that_is_weaker_than_asked_and_not_marked_is_caught() {
+    let mut forge = Forge::new();
+    forge.place();
+    let receipt = forge.commit("k", 1);
+    forge.invoke(1, 0, Call::Append { entries: vec![sent("k", 1)], class: Some(Class::Geo) });
+    forge.returns(1, 10, Outcome::Appended { receipts: vec![receipt] });
+    for (class, degraded, good) in
+        [(Class::Geo, false, true), (Class::City, true, true), (Class::City, false, false)]
+    {
+        forge.attest(1, class, degraded, &["a", "b", "c"]);
+        assert_eq!(violated(&forge), if good { vec![] } else { vec!["placement"] }, "{class:?}");
     }
 }
 

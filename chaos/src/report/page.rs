@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::{Acknowledgements, Report, Verdict, to_ms};
+use super::{Acknowledgements, Report, Verdict, classes, to_ms};
 use crate::history::{History, Places};
 
 /// Width of the drawing, in its own units.
@@ -87,7 +87,7 @@ fn facts(page: &mut String, report: &Report) -> std::fmt::Result {
             judgement.unknown_absent
         );
         row("final log", &text)?;
-        row("RPO", &format!("{} acknowledged keys lost", judgement.lost))?;
+        row("RPO", &format!("{} acknowledged keys lost{}", judgement.lost, classes(judgement)))?;
     }
     row("RTO", &format!("{:.0} ms, the longest time without an acknowledgement", report.rto_ms))?;
     row("processes killed", &report.kills.to_string())?;

@@ -74,6 +74,11 @@ impl Carrier for SimCarrier {
         asked.map(flat).boxed()
     }
 
+    fn hello(&self, to_node: u64) -> BoxFuture<'static, Result<(), String>> {
+        let asked = self.net.ask(self.node, to_node, "is asked whether it is there", |_| async { Ok(()) });
+        asked.map(flat).boxed()
+    }
+
     fn install_snapshot(
         &self,
         to_node: u64,

@@ -69,6 +69,7 @@ impl Cluster {
             witness,
             voters,
             timing: topology.timing(),
+            topology: Arc::new(topology.clone()),
             log_options,
             begun: Instant::now(),
             seed: plan.seed,

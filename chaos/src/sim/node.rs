@@ -13,7 +13,7 @@ use tercet_node::raft::group::{Group, GroupParams};
 use tercet_node::raft::network::transport::Transport;
 use tercet_node::raft::runtime::Scope;
 use tercet_node::room::DiskRoom;
-use tercet_proto::topology::Timing;
+use tercet_proto::topology::{Timing, Topology};
 use tercet_storage::disk::{PowerLoss, SimDisk, Wait};
 use tercet_storage::index::Index;
 use tercet_storage::{LogDriver, LogOptions, SegmentLog, StoreId};
@@ -47,6 +47,8 @@ pub struct Common {
     pub witness: Arc<Witness>,
     /// Voters and where they stand.
     pub voters: Vec<Voter>,
+    /// Sites, zones and who is preferred.
+    pub topology: Arc<Topology>,
     /// Heartbeats and elections.
     pub timing: Timing,
     /// Settings of the logs; the store's id is each node's own.
@@ -202,6 +204,9 @@ impl SimNode {
             index: state.index.clone(),
             peers: Transport::Carried(Arc::new(carrier)),
             voters: self.common.voters.clone(),
+            known: self.common.voters.clone(),
+            rank: 0,
+            rivals: Vec::new(),
             timing: self.common.timing,
             clock: Arc::new(move || {
                 let elapsed_us = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
@@ -212,7 +217,8 @@ impl SimNode {
             incarnation: FIRST_INCARNATION,
             geo_policy: Policy::default(),
             proofs: state.proofs.clone(),
-        })
+        }
+        .of_group(GROUP, &self.common.topology))
     }
 
     /// Shows the node's leadership and progress to the witness, as long as it lives.

@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom;
 use tercet_proto::v1;
 
 use super::{Ledger, Progress, entries};
-use crate::history::{Call, Outcome, Recorder, Sent};
+use crate::history::{Call, Class, Outcome, Recorder, Sent};
 use crate::scenario::WorkloadPlan;
 
 /// After so many failures in a row a client that stays with one node goes on to the next.
@@ -92,14 +92,19 @@ impl<L: Ledger> WorkloadClient<L> {
                 return;
             }
         };
-        let class = match self.draw(self.plan.geo_percent) {
-            true => v1::DurabilityClass::Geo,
-            false => v1::DurabilityClass::Unspecified,
+        let class = self.draw(self.plan.geo_percent).then_some(Class::Geo);
+        let durability_class = match class {
+            Some(Class::Geo) => v1::DurabilityClass::Geo,
+            Some(Class::City) => v1::DurabilityClass::City,
+            None => v1::DurabilityClass::Unspecified,
         };
-        let request =
-            v1::AppendRequest { journal: self.journal.clone(), entries, durability_class: class.into() };
+        let request = v1::AppendRequest {
+            journal: self.journal.clone(),
+            entries,
+            durability_class: durability_class.into(),
+        };
         for _ in 0..=MAX_RETRIES {
-            let call = Call::Append { entries: named.clone() };
+            let call = Call::Append { entries: named.clone(), class };
             let op = self.recorder.invoke(self.number, &self.ledger.via(), call);
             let outcome = self.ledger.append(&request).await;
             self.recorder.returned(op, outcome.clone());

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tercet_proto::topology::{Loss, LossKind, TEMPLATES, Topology};
+use tercet_proto::topology::{GeoRegime, Loss, LossKind, TEMPLATES, Topology};
 
 use super::exit::Failure;
 use super::output::{Column, print, table};
@@ -120,7 +120,11 @@ fn row(topology: &Topology, name: &str, outlook: &Outlook) -> Vec<String> {
     for class in Class::ALL {
         let ClassOutlook { kept, .. } = outlook.of(class);
         row.push(if *kept { "0" } else { "unbounded" }.to_owned());
-        row.push(latency_text(outlook.of(class)));
+        let does_without = class == Class::Geo
+            && outlook.city.reachable
+            && topology.durability.geo_regime == GeoRegime::Adaptive;
+        let latency = latency_text(outlook.of(class));
+        row.push(if does_without && latency == "refused" { "as city".to_owned() } else { latency });
     }
     row
 }
@@ -250,6 +254,18 @@ mod tests {
         assert_eq!(line("3-3-2", "zone a"), "5 of 8 zone b (b1 or b2 or b3) 0 30 0 30");
         assert_eq!(line("3-3-1", "zone a"), "4 of 7 zone b (b1 or b2 or b3) 0 30 0 30");
         assert_eq!(line("3-3-1", "pair a1 b1"), "5 of 7 zone a (a2 or a3) 0 1 0 30");
+    }
+
+    #[test]
+    fn under_adaptive_geo_goes_on_as_city() {
+        let mut topology = Topology::default_on(7_000).expect("the default");
+        topology.durability.geo_regime = GeoRegime::Adaptive;
+        let text = outlook_table(&topology);
+        let last = |loss: &str| {
+            let line = text.lines().find(|line| line.starts_with(loss)).expect(loss);
+            line.split_whitespace().last().expect("a word").to_owned()
+        };
+        assert_eq!([last("zone b"), last("zone c"), last("site east")], ["30", "city", "refused"]);
     }
 
     #[test]

@@ -51,9 +51,10 @@ impl Catalog {
         *self.used.entry(group).or_default() += 1;
     }
 
-    /// The incarnation that a node id is bound to, and whether it is new.
+    /// The incarnation that a node id is bound to, and whether it is new. 0 looses it: the next one binds it anew.
     pub(super) fn register(&mut self, group: u32, node_id: u64, incarnation: u64) -> (u64, bool) {
-        if let Some(&known) = self.incarnations.get(&node_id) {
+        let bound = self.incarnations.get(&node_id).filter(|known| **known != 0 && incarnation != 0);
+        if let Some(&known) = bound {
             return (known, false);
         }
         self.incarnations.insert(node_id, incarnation);

@@ -81,7 +81,7 @@ pub enum Command {
         /// Groups of the cluster, at least 1.
         groups: u32,
     },
-    /// Group 0 only: binds a node id to a data directory; the first one wins.
+    /// Group 0 only: binds a node id to a data directory; the first one wins, until incarnation 0 looses it again.
     RegisterNode {
         /// The node.
         node_id: u64,

@@ -10,8 +10,8 @@
 //! only to a node that the leader has seen fit at every look for the whole while; a leader that has just begun knows nobody.
 //! Time comes in as an argument: the time since some fixed moment of this node.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 /// Leader changes longer ago than this are forgotten.
 const MEMORY: Duration = Duration::from_secs(600);

@@ -3,6 +3,7 @@
 mod leadership;
 mod properties;
 mod regimes;
+mod standing;
 mod tables;
 mod transcripts;
 

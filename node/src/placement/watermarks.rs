@@ -1,7 +1,8 @@
 //! How far each class is placed, and how far that may be shown.
 //!
 //! Invariants: nothing here ever goes back; what may be shown of class `geo` lies above its watermark only for what became
-//! `city` while a regime record was in force that said so.
+//! `city` while a regime record was in force that said so. A node that lags knows the regime only as far as it has applied: a
+//! record that ends it may follow, so nothing above is shown by it.
 
 use super::Class;
 
@@ -46,29 +47,30 @@ pub struct Placed {
     pub shown: Watermarks,
     /// While `geo` is acknowledged as `city`: the log index of the regime record that says so.
     degraded_since: Option<u64>,
+    /// Up to where this node has applied, and so knows the regime.
+    applied: u64,
 }
 
 impl Placed {
     /// What is known from before.
     #[must_use]
     pub const fn from_floor(floor: Watermarks) -> Self {
-        Self { known: floor, shown: floor, degraded_since: None }
+        Self { known: floor, shown: floor, degraded_since: None, applied: 0 }
     }
 
     /// More is known to be placed. True if that is news.
     pub fn learn(&mut self, more: Watermarks) -> bool {
         let before = *self;
         self.known = self.known.max(more);
-        self.show();
-        *self != before
+        self.show(&before)
     }
 
-    /// The regime is another one: degraded since the record at this index, or normal. True if that is news.
-    pub fn set_degraded(&mut self, since: Option<u64>) -> bool {
+    /// The regime as of the log index `applied`: degraded since the record at an index, or normal. True if that is news.
+    pub fn follow_regime(&mut self, degraded_since: Option<u64>, applied: u64) -> bool {
         let before = *self;
-        self.degraded_since = since;
-        self.show();
-        *self != before
+        self.degraded_since = degraded_since;
+        self.applied = applied.max(self.applied);
+        self.show(&before)
     }
 
     /// Whether `geo` is acknowledged as `city` now: the regime record has been applied and is itself placed.
@@ -83,8 +85,10 @@ impl Placed {
         self.degraded_since
     }
 
-    fn show(&mut self) {
-        let geo = if self.is_degraded() { self.known.city.max(self.known.geo) } else { self.known.geo };
-        self.shown = self.shown.max(Watermarks { city: self.known.city, geo });
+    fn show(&mut self, before: &Self) -> bool {
+        let as_city = if self.is_degraded() { self.known.city.min(self.applied) } else { 0 };
+        let now = Watermarks { city: self.known.city, geo: self.known.geo.max(as_city) };
+        self.shown = self.shown.max(now);
+        (self.known, self.shown, self.degraded_since) != (before.known, before.shown, before.degraded_since)
     }
 }

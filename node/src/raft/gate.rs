@@ -10,6 +10,8 @@
 //! | `contact` | who has answered and when: what can be reached, what the remote can prove |
 
 mod contact;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +44,8 @@ pub type Held = Box<dyn FnOnce(Release) + Send>;
 struct Waiting {
     held: Held,
     since: Instant,
+    /// The same by the UTC clock.
+    since_us: i64,
 }
 
 /// What this node knows as the leader of one term.
@@ -218,6 +222,14 @@ impl Gate {
         self.advance();
     }
 
+    /// No connection to a follower can be had in `term`: it is out of contact until it answers again.
+    pub fn lost(&self, term: u64, node: u64) {
+        let mut inner = self.inner();
+        if let Some(leading) = inner.leading.as_mut().filter(|leading| leading.term == term) {
+            leading.contacts.lost(node);
+        }
+    }
+
     /// This node's own log has been flushed through `index`.
     pub fn local_flushed(&self, index: u64) {
         {
@@ -234,9 +246,9 @@ impl Gate {
         self.placed.send_if_modified(|placed| placed.learn(floor));
     }
 
-    /// The applied log says that `geo` is acknowledged as `city` since the record at this index; none: that it is not.
-    pub fn set_degraded(&self, since: Option<u64>) {
-        if self.placed.send_if_modified(|placed| placed.set_degraded(since)) {
+    /// The log, applied up to this index, says that `geo` is acknowledged as `city` since a record; none: that it is not.
+    pub fn follow_regime(&self, degraded_since: Option<u64>, applied: u64) {
+        if self.placed.send_if_modified(|placed| placed.follow_regime(degraded_since, applied)) {
             self.advance();
         }
     }
@@ -277,7 +289,7 @@ impl Gate {
             let durability_class = v1::DurabilityClass::from(class).into();
             return held(Release::Placed(v1::Attestation { durability_class, ..Default::default() }));
         }
-        let waiting = Waiting { held, since: Instant::now() };
+        let waiting = Waiting { held, since: Instant::now(), since_us: (self.clock)() };
         let mut inner = self.inner();
         // The group's watcher may not have told the gate of a new term yet; whoever applied its own proposal leads it.
         let drained = self.lead_locked(&mut inner, term);

@@ -1,15 +1,17 @@
 //! One Raft group on this node: starts it, proposes to it, stops it. `peer` answers the other nodes, `read` says up to where
-//! it may be read, `leadership` follows and moves who leads.
+//! it may be read, `leadership` follows and moves who leads, `standing` asks for votes when nobody does.
 //!
 //! Invariant: nothing is proposed where there is no room for it or its placement cannot be reached.
 
 mod leadership;
+mod membership;
 mod peer;
 mod placed;
 mod proof;
 mod reach;
 mod read;
 mod regime;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -24,11 +26,12 @@ use tercet_proto::topology::Timing;
 use tercet_proto::v1;
 use tercet_storage::index::Index;
 use tercet_storage::{LogError, LogPoint, SegmentLog, mutants};
-use tokio::time::Instant;
 
 pub use leadership::Leadership;
+pub use membership::{MemberChange, Members};
 pub use read::NoReadPoint;
 pub use regime::RegimeNote;
+use standing::Contact;
 
 use super::codec::{decode_vote, from_point};
 use super::gate::{Gate, GateParams};
@@ -41,7 +44,7 @@ use super::state_machine::{GroupState, StateMachine};
 use super::types::{LogId, Raft};
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError, PreparedCommand};
-use crate::placement::{Lag, Policy, Voter, Watermarks};
+use crate::placement::{Lag, Policy, Rival, Voter, Watermarks};
 use crate::proof::{Proof, ProofGate, ProofSink};
 use crate::room::DiskRoom;
 
@@ -71,6 +74,12 @@ pub struct GroupParams {
     pub peers: Transport,
     /// Voters and where they stand.
     pub voters: Vec<Voter>,
+    /// Every node of the topology and where it stands: whoever may become a voter.
+    pub known: Vec<Voter>,
+    /// This node's zone's rank for leading the group, from 1.
+    pub rank: u32,
+    /// The other voters, as rivals for leadership.
+    pub rivals: Vec<Rival>,
     /// Heartbeats and elections.
     pub timing: Timing,
     /// What class `geo` does without the remote site.
@@ -114,7 +123,9 @@ pub struct Group {
     gate: Arc<Gate>,
     proposer: Proposer,
     leadership: watch::Sender<Leadership>,
-    leader_heard: Mutex<Instant>,
+    contact: Contact,
+    /// Held while the members change.
+    changing: tokio::sync::Mutex<()>,
     regime: Arc<watch::Sender<RegimeNote>>,
     /// When which index was in the log first, while this node leads.
     lag: Mutex<Lag>,
@@ -198,7 +209,8 @@ impl Group {
         let (told, regime_told) = (gate.clone(), regime.clone());
         state.observe(move |ledger| {
             told.learn(Watermarks { city: ledger.city_watermark(), geo: ledger.geo_watermark() });
-            told.set_degraded(ledger.regime().degraded().map(|degraded| degraded.since_index));
+            let degraded_since = ledger.regime().degraded().map(|degraded| degraded.since_index);
+            told.follow_regime(degraded_since, ledger.applied().map_or(0, |(_, index)| index));
             regime_told.send_if_modified(|known| known.follow(ledger));
         });
         let flush_gate = gate.clone();
@@ -225,7 +237,8 @@ impl Group {
             gate,
             proposer,
             leadership,
-            leader_heard: Mutex::new(Instant::now()),
+            contact: Contact::new(),
+            changing: tokio::sync::Mutex::new(()),
             regime,
             lag: Mutex::default(),
             began: tokio::time::Instant::now(),
@@ -235,6 +248,7 @@ impl Group {
             stopped: watch::Sender::new(None),
         });
         this.clone().follow_leadership();
+        this.clone().stand_when_needed();
         this.clone().follow_recovery();
         this.clone().follow_regime();
         this.clone().follow_proof(proofs);
@@ -399,6 +413,7 @@ impl Group {
                     last_contact_ms: contact.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                     ..Default::default()
                 })
+                .chain(self.learners())
                 .collect(),
             journals: ledger.journal_count(),
             entries: ledger.entry_count(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::groups::Standing;
 use crate::node::Node;
-use crate::raft::group::{Group, GroupParams};
+use crate::raft::group::Group;
 
 /// How long a leader with rot may take to hand over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -73,7 +73,7 @@ async fn bring_back(node: &Arc<Node>, group: u32) -> bool {
         node.failure.send_replace(Some(why));
         return false;
     }
-    match Group::start(GroupParams { group, ..node.group_params.clone() }).await {
+    match Group::start(node.group_params.of_group(group, &node.topology)).await {
         Ok(running) => {
             node.groups.set(group, Standing::Running(running));
             let what = format!("node {}: group {group} is repaired ({restored} records) and runs", node.name);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: status asks nobody else, so it answers in a partition, too.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,16 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
+use tercet_proto::topology;
 use tercet_proto::v1;
 use tercet_proto::v1::admin_server::Admin;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 
 use super::{answer, refuse};
+use crate::controller;
 use crate::node::Node;
+use crate::raft::group::{Group, MemberChange, Members};
 
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -67,21 +71,91 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
         let group = self.node.group(request.group).map_err(refuse)?;
-        let target = self.node.topology.node(&request.to).ok_or_else(|| {
-            refuse(Refusal::new(Reason::NodeNotFound, "to", format!("there is no node {:?}", request.to)))
-        })?;
-        if !group.is_leader() {
-            let leader = self.node.name_of(group.leader().unwrap_or(0));
-            let who = if leader.is_empty() {
-                "nobody leads now".to_owned()
-            } else {
-                format!("ask the leader, {leader}")
-            };
-            let why = format!("this node does not lead group {}: {who}", request.group);
-            let status = refuse(Refusal::new(Reason::NoLeader, "", why).with("leader", leader));
-            return answer(&self.node, &group, Err(status));
+        let target = self.named(&request.to, "to")?;
+        if let Some(not_here) = self.unless_leader(&group) {
+            return answer(&self.node, &group, Err(not_here));
         }
         let term = group.transfer_leader(target.id, TRANSFER_TIMEOUT).await.map_err(refuse)?;
         Ok(Response::new(v1::TransferLeaderResponse { leader: target.name.clone(), term }))
+    }
+
+    async fn change_member(
+        &self,
+        request: Request<v1::ChangeMemberRequest>,
+    ) -> Result<Response<v1::ChangeMemberResponse>, Status> {
+        let request = request.into_inner();
+        let group = self.node.group(request.group).map_err(refuse)?;
+        let target = self.named(&request.node, "node")?;
+        if let Some(not_here) = self.unless_leader(&group) {
+            return answer(&self.node, &group, Err(not_here));
+        }
+        let members =
+            self.change(&group, target.id, request.change(), request.force).await.map_err(refuse)?;
+        let what = format!("{} {}", request.change().as_str_name(), target.name);
+        self.node.event(group.id(), "members_changed", what);
+        let names = |ids: &BTreeSet<u64>| ids.iter().map(|id| self.node.name_of(*id)).collect();
+        Ok(Response::new(v1::ChangeMemberResponse {
+            voters: names(&members.voters),
+            learners: names(&members.learners),
+        }))
+    }
+}
+
+impl AdminService {
+    fn named(&self, name: &str, field: &str) -> Result<&topology::Node, Status> {
+        let missing =
+            || refuse(Refusal::new(Reason::NodeNotFound, field, format!("there is no node {name:?}")));
+        self.node.topology.node(name).ok_or_else(missing)
+    }
+
+    /// What a node says that does not lead.
+    fn unless_leader(&self, group: &Group) -> Option<Status> {
+        if group.is_leader() {
+            return None;
+        }
+        let leader = self.node.name_of(group.leader().unwrap_or(0));
+        let who = if leader.is_empty() {
+            "nobody leads now".to_owned()
+        } else {
+            format!("ask the leader, {leader}")
+        };
+        let why = format!("this node does not lead group {}: {who}", group.id());
+        Some(refuse(Refusal::new(Reason::NoLeader, "", why).with("leader", leader)))
+    }
+
+    async fn change(
+        &self,
+        group: &Group,
+        node: u64,
+        change: v1::change_member_request::Change,
+        force: bool,
+    ) -> Result<Members, Refusal> {
+        use v1::change_member_request::Change;
+        match change {
+            Change::Unspecified => Err(Refusal::new(Reason::RequestMalformed, "change", "is not given")),
+            Change::Add => group.change_member(MemberChange::Add(node), force).await,
+            Change::Promote => group.change_member(MemberChange::Promote(node), force).await,
+            Change::Remove => group.change_member(MemberChange::Remove(node), force).await,
+            Change::Replace => self.replace(group, node, force).await,
+        }
+    }
+
+    /// Takes a node for lost with its disk. Its id is loosed last, when it is a voter nowhere any more.
+    async fn replace(&self, group: &Group, node: u64, force: bool) -> Result<Members, Refusal> {
+        let refused = |why: String| Err(Refusal::new(Reason::MemberRefused, "node", why));
+        if group.in_contact().contains(&node) {
+            return refused("it answers; stop it first".into());
+        }
+        if group.id() == 0 {
+            let votes = |other: &Arc<Group>| other.id() != 0 && other.members().voters.contains(&node);
+            if let Some(other) = self.node.groups.running().into_iter().find(votes) {
+                return refused(format!("it votes in group {}: replace it there first", other.id()));
+            }
+        }
+        group.change_member(MemberChange::Remove(node), force).await?;
+        if group.id() == 0 {
+            controller::forget_incarnation(&self.node, node).await?;
+        }
+        group.change_member(MemberChange::Add(node), force).await
     }
 }

@@ -76,6 +76,8 @@ struct Appends {
     service: PeerService,
     /// None when the leader will send no more, or has sent what cannot be answered.
     requests: Option<Streaming<v1::PeerAppendRequest>>,
+    /// Who sent the last one, and for which group.
+    from: Option<(u64, Arc<Group>)>,
     in_work: FuturesOrdered<BoxFuture<'static, AppendAnswer>>,
     stopping: tokio::sync::watch::Receiver<bool>,
 }
@@ -103,13 +105,25 @@ impl Appends {
     /// Works are polled in the order of arrival, so Raft sees the requests in that order.
     fn begin(&mut self, request: v1::PeerAppendRequest) {
         let work: BoxFuture<'static, AppendAnswer> = match self.service.group(request.header.as_ref()) {
-            Ok(group) => Box::pin(async move { group.handle_append(request).await.map_err(internal) }),
+            Ok(group) => {
+                self.from = request.header.as_ref().map(|header| (header.from_node, group.clone()));
+                Box::pin(async move { group.handle_append(request).await.map_err(internal) })
+            }
             Err(status) => {
                 self.requests = None;
                 Box::pin(std::future::ready(Err(status)))
             }
         };
         self.in_work.push_back(work);
+    }
+}
+
+/// A connection that breaks is not polled to its end: it is dropped with its streams.
+impl Drop for Appends {
+    fn drop(&mut self) {
+        if let Some((leader, group)) = self.from.take() {
+            group.stream_closed(leader);
+        }
     }
 }
 
@@ -151,6 +165,7 @@ impl Peer for PeerService {
         let appends = Appends {
             service: Self::new(self.node.clone()),
             requests: Some(request.into_inner()),
+            from: None,
             in_work: FuturesOrdered::new(),
             stopping: self.node.stopping.clone(),
         };

@@ -233,7 +233,39 @@ fn parse_balance_token(token: &str) -> Result<Option<(String, String)>, Refusal>
     Ok(Some((account.to_owned(), currency.to_owned())))
 }
 
-fn balance_token(row: &v1::Balance) -> String {
+/// Takes the entries `from..=to` out of balances that include them; an account that only they have made goes.
+fn take_back(
+    group: &Group,
+    journal: &str,
+    rows: &mut Vec<BalanceRow>,
+    mut from: u64,
+    to: u64,
+) -> Result<(), Refusal> {
+    if from > to {
+        return Ok(());
+    }
+    while from <= to {
+        for stored in Reader::new(group, journal).chunk(from, to)? {
+            from = stored.seq + 1;
+            for posting in stored.entry.iter().flat_map(|entry| &entry.postings) {
+                let amount = u128::from(posting.amount.unsigned_abs());
+                let row = rows
+                    .iter_mut()
+                    .find(|row| row.account == posting.account && row.currency == posting.currency);
+                let Some(BalanceRow { totals, .. }) = row else { continue };
+                let sum = match posting.side() {
+                    v1::posting::Side::Debit => &mut totals.debits,
+                    _ => &mut totals.credits,
+                };
+                *sum = sum.saturating_sub(amount);
+            }
+        }
+    }
+    rows.retain(|row| row.totals.debits > 0 || row.totals.credits > 0);
+    Ok(())
+}
+
+fn balance_token(row: &BalanceRow) -> String {
     let text = format!("{}\0{}", row.account, row.currency);
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -251,7 +283,7 @@ fn balance_message(row: BalanceRow) -> v1::Balance {
     }
 }
 
-/// GetBalances. The rows are those after one seq; they are shown when everything up to it is placed.
+/// GetBalances. The rows are those after one seq, and everything up to it is placed.
 ///
 /// # Errors
 /// The refusal as a status.
@@ -265,21 +297,26 @@ pub async fn get_balances(
         .map_err(refuse)?;
     let after = parse_balance_token(&request.page_token).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.journal).await?;
-    // The page and the journal's newest change are taken together; the answer waits until that change is placed.
-    let show = |_point: Watermarks| {
+    // The page and the journal's newest change are taken together. For class city the answer waits until that change is placed;
+    // for class geo, which may wait for long, what is not placed yet is taken back out.
+    let show = |point: Watermarks| {
         let ledger = group.state().ledger();
         let journal = ledger.journal(&request.journal).ok_or_else(|| journal_not_found(&request.journal))?;
-        let changed_at = ledger.changed_at(&request.journal, u64::MAX).map_err(internal)?;
         let account = (!request.account.is_empty()).then_some(request.account.as_str());
         let after = after.as_ref().map(|(account, currency)| (account.as_str(), currency.as_str()));
-        let mut rows: Vec<_> =
-            journal.balances(account, after, size + 1).into_iter().map(balance_message).collect();
+        let mut rows = journal.balances(account, after, size + 1);
         let more = rows.len() > size;
         rows.truncate(size);
         let next_page_token = rows.last().filter(|_| more).map(balance_token).unwrap_or_default();
-        let as_of_seq = journal.head().seq;
-        let page = v1::GetBalancesResponse { balances: rows, next_page_token, as_of_seq };
-        Ok(((journal.class(), changed_at), page))
+        let (head, class) = (journal.head().seq, journal.class());
+        let (as_of_seq, wait_for) = match class {
+            Class::City => (head, ledger.changed_at(&request.journal, u64::MAX).map_err(internal)?),
+            Class::Geo => (head_at(&ledger, &request.journal, point)?.seq, 0),
+        };
+        drop(ledger);
+        take_back(&group, &request.journal, &mut rows, as_of_seq + 1, head)?;
+        let balances = rows.into_iter().map(balance_message).collect();
+        Ok(((class, wait_for), v1::GetBalancesResponse { balances, next_page_token, as_of_seq }))
     };
     let forward = |mut client: tercet_proto::v1::ledger_client::LedgerClient<tonic::transport::Channel>,
                    message| async move {

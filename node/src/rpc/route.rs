@@ -96,7 +96,16 @@ where
             Some(leader) if hops < HOPS_MAX => {
                 let client = node.peers.ledger(leader).map_err(|e| internal(&e))?;
                 let sent = forward(client, forwarded(message.clone(), hops));
-                match timeout_at(deadline, sent).await {
+                let answered = tokio::select! {
+                    answered = timeout_at(deadline, sent) => answered,
+                    // Whoever waits for a leader behind a silent network would wait long.
+                    () = group.led_by_another(leader) => {
+                        maybe_proposed |= effect == Effect::Writes;
+                        last_seen = format!("node {} does not lead any more", node.name_of(leader));
+                        continue;
+                    }
+                };
+                match answered {
                     Ok(Ok(response)) => return Ok(response.into_inner()),
                     Ok(Err(status)) if try_elsewhere(&status) => {
                         maybe_proposed |= effect == Effect::Writes && is_transport(&status);

@@ -151,6 +151,26 @@ impl Router {
         elsewhere
     }
 
+    /// Other nodes say that this endpoint leads.
+    pub(super) fn led_by(&self, journal: Option<&str>, leader: &str) {
+        let mut state = self.state();
+        if let Some(journal) = journal {
+            state.leaders.insert(journal.to_owned(), leader.to_owned());
+        }
+        state.last_leader = Some(leader.to_owned());
+        state.resting.remove(leader);
+    }
+
+    /// Where a node is reached, if that is known.
+    pub(super) fn endpoint_of_node(&self, id: u64) -> Option<String> {
+        self.address_map.get(&id).cloned().or_else(|| self.state().nodes.get(&id).cloned())
+    }
+
+    /// All endpoints but this one.
+    pub(super) fn endpoints_but(&self, endpoint: &str) -> Vec<String> {
+        self.state().endpoints.iter().filter(|other| *other != endpoint).cloned().collect()
+    }
+
     /// The endpoint answered that it cannot serve now: ask another one next.
     pub(super) fn pass_on(&self, endpoint: &str) {
         self.state().leave(endpoint);

@@ -228,7 +228,16 @@ impl Client {
             // Lets the node give up on what nobody waits for.
             request.set_timeout(limit);
         }
-        match attempt::bounded(limit, send(channel, request)).await {
+        let router = &self.shared.router;
+        let answered = tokio::select! {
+            answered = attempt::bounded(limit, send(channel, request)) => answered,
+            leader = self.led_elsewhere(endpoint), if call.prefer == Prefer::Leader => {
+                router.failed(endpoint, Instant::now());
+                router.led_by(call.journal, &leader);
+                Err(Failure::Lost(format!("no answer, and {leader} leads now")))
+            }
+        };
+        match answered {
             Ok((response, hint)) => {
                 self.shared.router.answered(endpoint, call.journal, &hint, Instant::now());
                 Ok(Ok(response))

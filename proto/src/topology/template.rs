@@ -52,7 +52,6 @@ impl Topology {
                 leader_steady_ms: None,
             },
             durability: Durability::default(),
-            groups: Vec::new(),
             storage: Storage::default(),
             security: Security::default(),
             limits: Limits::default(),
@@ -65,6 +64,7 @@ impl Topology {
                 })
                 .to_vec(),
             nodes,
+            groups: Vec::new(),
         };
         topology.validate()?;
         Ok(topology)

@@ -110,7 +110,7 @@ fn malformed_topologies_are_refused_with_the_field() {
         ("\"a-b\" = 1.0", "\"a-b\" = 1e9", &["timing.rtt_ms.\"a-b\""]),
         ("[timing]", "[timing]\nheartbeat_ms = 0", &["timing.heartbeat_ms"]),
         ("[timing]", "[timing]\nheartbeat_ms = 30", &["timing.heartbeat_ms", "largest round trip, 30"]),
-        ("[timing]", "[timing]\nelection_min_ms = 100", &["timing.election_min_ms", "heartbeat, 100"]),
+        ("[timing]", "[timing]\nelection_min_ms = 90", &["timing.election_min_ms", "heartbeat, 90"]),
         (
             "[timing]",
             "[timing]\nelection_min_ms = 500\nelection_max_ms = 500",
@@ -119,9 +119,9 @@ fn malformed_topologies_are_refused_with_the_field() {
         (
             "[timing]",
             "[timing]\nelection_min_ms = 105\nelection_max_ms = 120",
-            &["timing.election_max_ms", "130"],
+            &["timing.election_max_ms", "heartbeat and round trip, 120"],
         ),
-        ("[timing]", "[timing]\nelection_max_ms = 99", &["timing.election_m"]),
+        ("[timing]", "[timing]\nelection_max_ms = 89", &["timing.election_m"]),
         ("[timing]", "[timing]\nheartbeat = 9", &["unknown field `heartbeat`"]),
         ("[timing]", "[storage]\ndisk = \"floppy\"\n[timing]", &["floppy", "io_uring"]),
         ("[timing]", "[limits]\ninflight_bytes = 1024\n[timing]", &["limits.inflight_bytes", "1024"]),
@@ -243,7 +243,7 @@ fn durability_is_bounded() {
 #[test]
 fn timing_follows_the_largest_round_trip() {
     // a-c round trip; heartbeat, election min and max
-    let rows = [(2.0, 100, 300, 400), (30.0, 100, 300, 400), (66.8, 201, 302, 402), (100.0, 300, 450, 600)];
+    let rows = [(2.0, 60, 180, 200), (30.0, 90, 180, 200), (66.8, 201, 362, 402), (100.0, 300, 540, 600)];
     for (rtt_ms, heartbeat_ms, election_min_ms, election_max_ms) in rows {
         let mut topology = default();
         topology.timing.rtt_ms.insert("a-c".to_owned(), rtt_ms);
@@ -260,10 +260,11 @@ fn timing_follows_the_largest_round_trip() {
 fn timing_overrides() {
     // heartbeat, min, max as given; heartbeat, min, max that result
     let rows = [
-        ((Some(50), None, None), (50, 300, 400)),
-        ((Some(500), None, None), (500, 750, 1_000)),
-        ((None, Some(600), None), (100, 600, 801)),
-        ((None, None, Some(200)), (100, 150, 200)),
+        ((Some(50), None, None), (50, 180, 200)),
+        ((Some(500), None, None), (500, 900, 1_000)),
+        ((None, Some(600), None), (90, 600, 801)),
+        ((None, None, Some(400)), (90, 360, 400)),
+        ((None, None, Some(122)), (90, 110, 122)),
         ((Some(40), Some(60), Some(90)), (40, 60, 90)),
     ];
     for ((heartbeat, min, max), (heartbeat_ms, election_min_ms, election_max_ms)) in rows {
@@ -283,7 +284,7 @@ fn description_says_what_matters() {
         "cluster tercet: 2 sites, 3 zones, 5 nodes (5 voting, quorum 3), 1 group",
         "  zone c (leader preference 3)",
         "    node 5 c1 voter: peer 127.0.0.1:7105, client 127.0.0.1:7205, metrics 127.0.0.1:7305",
-        "heartbeat 100 ms, election 300 to 400 ms",
+        "heartbeat 90 ms, election 180 to 200 ms",
         "survives the loss of any zone: yes",
         "survives the loss of any site: not of site east",
         "survives the loss of any two nodes: yes",

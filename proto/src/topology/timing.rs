@@ -3,13 +3,14 @@
 //! Why these numbers (openraft's behaviour, read in its source):
 //! - The time limit of an append-entries call is the heartbeat interval, so a heartbeat shorter than the longest round
 //!   trip can never succeed. Three round trips leave room for one retransmission and for the follower's flush.
-//! - A voter refuses votes for `election_max` after it last heard of a leader (the lease), and a timed election fires
-//!   after that plus a sample of `[election_min, election_max)`. Two heartbeats are the shortest lease under which one
-//!   lost heartbeat costs no election; a longer one only delays failover.
-//! - The floors are for machines, not for networks: five nodes that share two loaded cores can keep a process off the CPU
-//!   for 100 ms and more, and one fdatasync behind others can take as long. With a heartbeat of 100 ms and a lease of
-//!   400 ms three heartbeats in a row must be late before anyone stands, and a lost leader is still replaced within
-//!   `2 x election_max` = 0.8 s. Shorter floors made elections of scheduling noise.
+//! - A voter refuses votes for `election_max` after it last heard of a leader (the lease). Two heartbeats are the shortest
+//!   lease under which one lost heartbeat costs no election; a longer one only delays failover.
+//! - A node stands at the lease's end when the leader's connection has closed, and after one and a half leases of mere
+//!   silence (the node's `placement::standing`, the preferred zones first). openraft's own timer, which knows no
+//!   preference, fires after the lease plus a sample of `[election_min, election_max)`: it is kept behind the node's.
+//! - The floors are for machines, not for networks: nodes that share two loaded cores can be off the CPU for tens of
+//!   milliseconds. With a lease of 200 ms a leader must be unheard of for 300 ms before anyone stands, and a lost one is
+//!   replaced soon enough for a client to miss it for less than 0.4 s (its process killed) or 0.8 s (its zone silent).
 //!
 //! Invariants: `largest round trip < heartbeat < election_min < election_max`, and `heartbeat + largest round trip <
 //! election_max`, so a lease outlives the gap between two heartbeats. Every node derives the same numbers, because it
@@ -18,11 +19,9 @@
 use super::{Topology, TopologyError};
 
 /// Shortest derived heartbeat, in milliseconds.
-const HEARTBEAT_FLOOR_MS: u64 = 100;
-/// Shortest derived lower end of the election time-out, in milliseconds.
-const ELECTION_MIN_FLOOR_MS: u64 = 300;
+const HEARTBEAT_FLOOR_MS: u64 = 60;
 /// Shortest derived upper end of the election time-out, in milliseconds.
-const ELECTION_MAX_FLOOR_MS: u64 = 400;
+const ELECTION_MAX_FLOOR_MS: u64 = 200;
 /// Largest round trip that makes sense, in milliseconds.
 const MAX_RTT_MS: f64 = 10_000.0;
 /// Largest interval of any kind, in milliseconds.
@@ -40,7 +39,7 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Longest time from a leader's death to the first candidate: the lease, then the random part.
+    /// Longest time from a leader's death to the first candidate, whatever else fails: the lease, then the random part.
     pub const fn detection_max_ms(&self) -> u64 {
         self.election_max_ms * 2
     }
@@ -49,15 +48,16 @@ impl Timing {
 impl Topology {
     /// The timing that follows from the largest declared round trip, and from the overrides.
     ///
-    /// Heartbeat: 3 x the round trip, at least 100 ms. Election: from 1.5 to 2 heartbeats, at least 300 to 400 ms.
+    /// Heartbeat: 3 x the round trip, at least 60 ms. Lease: 2 heartbeats, at least 200 ms; the election's random part is the
+    /// last tenth of it.
     pub fn timing(&self) -> Timing {
         let settings = &self.timing;
         let heartbeat_ms = settings
             .heartbeat_ms
             .unwrap_or_else(|| ceil_ms(3.0 * self.largest_rtt_ms()).max(HEARTBEAT_FLOOR_MS))
             .min(MAX_INTERVAL_MS);
-        let min_from_heartbeat = (heartbeat_ms + heartbeat_ms.div_ceil(2)).max(ELECTION_MIN_FLOOR_MS);
         let max_from_heartbeat = (heartbeat_ms * 2).max(ELECTION_MAX_FLOOR_MS);
+        let min_from_heartbeat = max_from_heartbeat - max_from_heartbeat / 10;
         match (settings.election_min_ms, settings.election_max_ms) {
             (Some(election_min_ms), Some(election_max_ms)) => {
                 Timing { heartbeat_ms, election_min_ms, election_max_ms }
@@ -67,12 +67,10 @@ impl Topology {
                 Timing { heartbeat_ms, election_min_ms, election_max_ms: max_from_heartbeat.max(above_min) }
             }
             (None, Some(election_max_ms)) => {
-                // Half-way between heartbeat and max where the usual value does not fit below max.
-                let fitting = if min_from_heartbeat < election_max_ms {
-                    min_from_heartbeat
-                } else {
-                    heartbeat_ms.midpoint(election_max_ms)
-                };
+                // Half-way between heartbeat and max where the usual value does not fit between them.
+                let usual = election_max_ms - election_max_ms / 10;
+                let fits = heartbeat_ms < usual && usual < election_max_ms;
+                let fitting = if fits { usual } else { heartbeat_ms.midpoint(election_max_ms) };
                 Timing { heartbeat_ms, election_min_ms: fitting, election_max_ms }
             }
             (None, None) => Timing {

@@ -317,3 +317,30 @@ async fn lists_are_read_to_their_end() {
     assert!(matches!(error, ClientError::InvalidEndpoint { .. }), "{error}");
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_leader_that_falls_silent_is_left_as_soon_as_another_leads() {
+    let cluster = Cluster::start(3).await;
+    cluster.lead(0);
+    let options = ClientOptions { attempt_timeout: Duration::from_secs(30), ..options() };
+    let client = Client::connect(
+        vec![cluster.address(0)],
+        ClientOptions { deadline: Duration::from_secs(60), ..options },
+    )
+    .unwrap();
+    assert_eq!(seqs(&client, &["k1"]).await, [1]);
+    cluster.script(0, Script::CommitThenHang);
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { seqs(&client, &["k2"]).await }
+    });
+    // It is silent, and nobody else leads: that is waited for.
+    cluster.wait_for(|| cluster.appends_at(0) == 2).await;
+    let began = Instant::now();
+    cluster.lead(1);
+    assert_eq!(waiting.await.unwrap(), [2], "the entry that node 0 took, once");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(cluster.journal_keys(), ["k1", "k2"]);
+    assert_eq!(client.leader_endpoint("j"), Some(format!("http://{}", cluster.address(1))));
+    cluster.stop().await;
+}

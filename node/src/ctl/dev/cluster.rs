@@ -84,7 +84,7 @@ impl DevCluster {
     /// Stops every node cleanly.
     pub(crate) async fn stop(self) {
         join_all(self.servers.into_iter().map(|server| Box::pin(server.stop()))).await;
-        self.links.stop().await;
+        self.links.stop();
     }
 }
 

@@ -1,10 +1,8 @@
-//! `--link-delay west=15ms`: TCP relays inside the process that hold back what crosses a site's links.
+//! `--link-delay west=15ms`: relays inside the process that hold back what crosses a site's links.
 //!
 //! Invariants:
 //! - Every node listens on its own `peer` address; only the addresses at which it *dials* nodes across a delayed link are
 //!   a relay's.
-//! - A relay keeps the order of the bytes, delays both directions alike, and bounds what it holds; a side that ends is
-//!   ended on the other side after the delay.
 //! - The declared round trips never lie below what the relays add, so Raft's timing is derived from the true ones.
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,18 +10,11 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use tercet_proto::topology::Topology;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-/// Most bytes of one read.
-const CHUNK_BYTES: usize = 64 * 1024;
-/// Most chunks that one direction of a connection holds; then the sender is made to wait.
-const HELD_CHUNKS: usize = 256;
+use crate::relay::Relay;
+
 /// Longest delay that makes sense, one way.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
@@ -62,7 +53,9 @@ impl FromStr for LinkDelay {
 /// The running relays. Dropping them ends them at once.
 #[derive(Debug, Default)]
 pub(crate) struct DelayedLinks {
-    relays: JoinSet<()>,
+    relays: Vec<Relay>,
+    /// Never cut.
+    whole: watch::Sender<bool>,
 }
 
 impl DelayedLinks {
@@ -102,15 +95,15 @@ impl DelayedLinks {
     }
 
     /// Ends every relay and its connections.
-    pub(crate) async fn stop(mut self) {
-        self.relays.shutdown().await;
+    pub(crate) fn stop(self) {
+        drop(self);
     }
 
     async fn relay_to(&mut self, target: String, delay: Duration) -> Result<SocketAddr, String> {
-        let listener =
-            TcpListener::bind(("127.0.0.1", 0)).await.map_err(|error| format!("link delay: {error}"))?;
-        let address = listener.local_addr().map_err(|error| format!("link delay: {error}"))?;
-        self.relays.spawn(accept(listener, target, delay));
+        let relay = Relay::start(target, delay, self.whole.subscribe()).await;
+        let relay = relay.map_err(|error| format!("link delay: {error}"))?;
+        let address = relay.address();
+        self.relays.push(relay);
         Ok(address)
     }
 }
@@ -159,64 +152,6 @@ fn with_declared_round_trips(
     Ok(declared)
 }
 
-async fn accept(listener: TcpListener, target: String, delay: Duration) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                // An error here is the dialer's (it gave up already) or a passing lack of descriptors: it dials again.
-                if let Ok((inbound, _)) = accepted {
-                    connections.spawn(connection(inbound, target.clone(), delay));
-                } else {
-                    tokio::task::yield_now().await;
-                }
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-/// Carries one connection until it ends. A target that does not answer closes the inbound side, as a refusal would.
-async fn connection(inbound: TcpStream, target: String, delay: Duration) {
-    let Ok(outbound) = TcpStream::connect(&target).await else { return };
-    for stream in [&inbound, &outbound] {
-        if stream.set_nodelay(true).is_err() {
-            return;
-        }
-    }
-    let (from_dialer, to_dialer) = inbound.into_split();
-    let (from_target, to_target) = outbound.into_split();
-    // An error of either direction drops both streams; an orderly end of one lets the other finish.
-    drop(tokio::try_join!(relay(from_dialer, to_target, delay), relay(from_target, to_dialer, delay)));
-}
-
-async fn relay(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    delay: Duration,
-) -> std::io::Result<()> {
-    let (hold, mut held) = mpsc::channel::<(Instant, Bytes)>(HELD_CHUNKS);
-    let reading = async move {
-        loop {
-            let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-            let count = from.read_buf(&mut chunk).await?;
-            // The writer is gone only when its side failed, which ends both.
-            if count == 0 || hold.send((Instant::now() + delay, chunk.freeze())).await.is_err() {
-                return Ok::<(), std::io::Error>(());
-            }
-        }
-    };
-    let writing = async move {
-        while let Some((due, chunk)) = held.recv().await {
-            tokio::time::sleep_until(due).await;
-            to.write_all(&chunk).await?;
-        }
-        tokio::time::sleep(delay).await;
-        to.shutdown().await
-    };
-    tokio::try_join!(reading, writing).map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,7 +185,7 @@ mod tests {
         assert_eq!(redirected("c1"), ["a1", "a2", "b1", "b2"]);
         assert_eq!(views["a1"].node("c1"), views["b2"].node("c1"));
         assert!(views.values().all(|view| view.timing() == topology.timing()));
-        links.stop().await;
+        links.stop();
     }
 
     #[tokio::test]
@@ -260,7 +195,7 @@ mod tests {
         let (links, views) = DelayedLinks::start(&topology, &delays).await.expect("relays");
         assert_eq!(views["a1"].rtt_ms("a", "c"), Some(200.0));
         assert_eq!(views["a1"].rtt_ms("a", "b"), topology.rtt_ms("a", "b"));
-        links.stop().await;
+        links.stop();
     }
 
     #[tokio::test]
@@ -272,43 +207,5 @@ mod tests {
         };
         assert_eq!(refused(&["north=1ms"]).await, "--link-delay north: no such site (there are east, west)");
         assert_eq!(refused(&["west=1ms", "west=2ms"]).await, "--link-delay west: given twice");
-    }
-
-    #[tokio::test]
-    async fn a_relay_delays_both_ways_keeps_order_and_passes_the_end_on() {
-        const DELAY: Duration = Duration::from_millis(20);
-        let echo = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-        let target = echo.local_addr().expect("an address").to_string();
-        let echoing = tokio::spawn(async move {
-            let (stream, _) = echo.accept().await.expect("the relay");
-            let (mut from, mut to) = stream.into_split();
-            tokio::io::copy(&mut from, &mut to).await.expect("echo")
-        });
-        let mut links = DelayedLinks::default();
-        let relay = links.relay_to(target, DELAY).await.expect("a relay");
-        let mut client = TcpStream::connect(relay).await.expect("the relay");
-        let sent: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
-        let started = Instant::now();
-        client.write_all(&sent).await.expect("write");
-        client.shutdown().await.expect("end");
-        let mut received = Vec::new();
-        client.read_to_end(&mut received).await.expect("the end comes back");
-        assert!(started.elapsed() >= 2 * DELAY, "{:?}", started.elapsed());
-        assert_eq!(received, sent);
-        assert_eq!(echoing.await.expect("the echo"), 200_000);
-        links.stop().await;
-    }
-
-    #[tokio::test]
-    async fn a_target_that_does_not_listen_closes_the_connection() {
-        let unused = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-        let target = unused.local_addr().expect("an address").to_string();
-        drop(unused);
-        let mut links = DelayedLinks::default();
-        let relay = links.relay_to(target, Duration::ZERO).await.expect("a relay");
-        let mut client = TcpStream::connect(relay).await.expect("the relay");
-        let ended = client.read(&mut [0; 1]).await;
-        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
-        links.stop().await;
     }
 }

@@ -305,6 +305,10 @@ fn the_catalog_spreads_journals_and_keeps_the_first() {
     assert_eq!(other, Outcome::NodeRegistered { node_id: 5, incarnation: 11, new: false });
     assert_eq!(replica.ledger.registered_incarnation(5), Some(11));
     assert_eq!(replica.ledger.registered_incarnation(6), None);
+    replica.command(&Command::RegisterNode { node_id: 5, incarnation: 0 });
+    assert_eq!(replica.ledger.registered_incarnation(5), None, "loosed");
+    replica.command(&Command::RegisterNode { node_id: 5, incarnation: 12 });
+    assert_eq!(replica.ledger.registered_incarnation(5), Some(12));
 }
 
 #[test]

@@ -268,7 +268,7 @@ fn geo_is_shown_as_city_only_while_a_placed_regime_record_says_so_and_never_goes
     let marks = |city, geo| Watermarks { city, geo };
     let mut placed = Placed::from_floor(marks(5, 4));
     assert_eq!((placed.shown, placed.is_degraded()), (marks(5, 4), false));
-    assert!(placed.set_degraded(Some(7)), "news");
+    assert!(placed.follow_regime(Some(7), 9), "news");
     assert_eq!(
         (placed.shown, placed.is_degraded()),
         (marks(5, 4), false),
@@ -276,12 +276,27 @@ fn geo_is_shown_as_city_only_while_a_placed_regime_record_says_so_and_never_goes
     );
     assert!(placed.learn(marks(9, 4)));
     assert_eq!((placed.known, placed.shown, placed.is_degraded()), (marks(9, 4), marks(9, 9), true));
-    assert!(placed.set_degraded(None));
+    assert!(placed.follow_regime(None, 10));
     assert!(placed.learn(marks(12, 5)));
     assert_eq!((placed.known, placed.shown), (marks(12, 5), marks(12, 9)), "what was shown stays shown");
     assert!(!placed.learn(marks(3, 3)), "no news");
     assert!(placed.learn(marks(12, 11)));
     assert_eq!(placed.shown, marks(12, 11));
+}
+
+/// The record that ends the regime may be in what this node has not applied yet, and entries behind it are no more shown as city.
+#[test]
+fn a_lagging_node_shows_geo_as_city_only_as_far_as_it_has_applied() {
+    let marks = |city, geo| Watermarks { city, geo };
+    let mut placed = Placed::default();
+    placed.follow_regime(Some(3), 5);
+    placed.learn(marks(20, 2));
+    assert_eq!(placed.shown, marks(20, 5));
+    assert!(placed.follow_regime(Some(3), 8));
+    assert_eq!(placed.shown, marks(20, 8));
+    placed.follow_regime(None, 9);
+    assert_eq!(placed.shown, marks(20, 8), "index 9 is the record back; 10 to 20 wait for the remote site");
+    assert!(!placed.follow_regime(None, 20), "no news");
 }
 
 #[test]

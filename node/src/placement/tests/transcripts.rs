@@ -12,13 +12,15 @@
 //! | `wipe node=N` | forgets the node's acknowledgements |
 //! | `reachable class=C nodes=1,2,..` | `yes` or what is missing |
 //! | `holders index=I` | zones |
+//! | `degrade since=I` | a regime record at this index says that `geo` is acknowledged as `city` |
+//! | `restore` | a regime record says that it waits for every site again |
 //! | `picture` | describe |
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::parse_voters;
-use crate::placement::{Acks, Class, ReplyQueue, Voter, describe, holders, reachable};
+use crate::placement::{Acks, Class, Placed, ReplyQueue, Voter, Watermarks, describe, holders, reachable};
 
 #[derive(Default)]
 struct Gate {
@@ -26,8 +28,8 @@ struct Gate {
     acks: Option<Acks>,
     own_from: u64,
     queue: ReplyQueue<String>,
-    /// Survive a leader change.
-    floors: (u64, u64),
+    /// Survives a leader change.
+    placed: Placed,
 }
 
 /// `name=value` words of a command.
@@ -62,7 +64,8 @@ impl Gate {
                 "ok\n".into()
             }
             "lead" => {
-                self.acks = Some(Acks::new(arguments.number("term"), self.floors.0, self.floors.1));
+                let floor = self.placed.known;
+                self.acks = Some(Acks::new(arguments.number("term"), floor.city, floor.geo));
                 self.own_from = arguments.number("own-from");
                 self.drained() + &self.advance()
             }
@@ -82,6 +85,15 @@ impl Gate {
                 self.acks = None;
                 let drained = self.drained();
                 if drained.is_empty() { "nothing held\n".into() } else { drained }
+            }
+            "degrade" => {
+                // The leader has applied whatever it holds replies of.
+                self.placed.follow_regime(Some(arguments.number("since")), u64::MAX);
+                self.advance()
+            }
+            "restore" => {
+                self.placed.follow_regime(None, u64::MAX);
+                self.advance()
             }
             "wipe" => {
                 if let Some(acks) = &mut self.acks {
@@ -111,18 +123,21 @@ impl Gate {
 
     fn advance(&mut self) -> String {
         let Some(acks) = &mut self.acks else { return "nobody leads\n".into() };
+        let own_from = self.own_from;
+        self.placed.learn(Watermarks {
+            city: acks.watermark(Class::City, &self.voters, |index| index >= own_from),
+            geo: acks.watermark(Class::Geo, &self.voters, |index| index >= own_from),
+        });
+        let Placed { known, shown, .. } = self.placed;
         let mut text = String::new();
         for class in Class::ALL {
-            let watermark = acks.watermark(class, &self.voters, |index| index >= self.own_from);
-            for (index, reply) in self.queue.release(class, watermark) {
-                writeln!(text, "reply {reply} ({class}, {index})").unwrap();
-            }
-            match class {
-                Class::City => self.floors.0 = watermark,
-                Class::Geo => self.floors.1 = watermark,
+            for (index, reply) in self.queue.release(class, shown.of(class)) {
+                let degraded = if index > known.of(class) { ", degraded" } else { "" };
+                writeln!(text, "reply {reply} ({class}, {index}{degraded})").unwrap();
             }
         }
-        text + &format!("city {} geo {}\n", self.floors.0, self.floors.1)
+        let shows = if shown.geo > known.geo { format!(", shown {}", shown.geo) } else { String::new() };
+        text + &format!("city {} geo {}{shows}\n", known.city, known.geo)
     }
 }
 
@@ -163,4 +178,5 @@ transcripts! {
     leader_changes "leader_change.txt";
     old_terms_entries "old_term.txt";
     heavy_zone "heavy_zone.txt";
+    geo_does_without_the_remote_site_for_a_while "degraded.txt";
 }

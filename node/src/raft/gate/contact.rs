@@ -22,6 +22,8 @@ struct Contact {
     /// The highest index that it has acknowledged in this term, and when that was counted.
     acked: u64,
     acked_us: i64,
+    /// No connection could be had since.
+    is_lost: bool,
 }
 
 /// Answers in one term.
@@ -36,12 +38,34 @@ impl Contacts {
     }
 
     pub(super) fn answered(&mut self, node: u64, at: Instant, at_us: i64, index: Option<u64>) {
-        let known = self.by_node.entry(node).or_insert(Contact { at, at_us, acked: 0, acked_us: at_us });
-        (known.at, known.at_us) = (at, at_us);
+        let known = self.by_node.entry(node).or_insert(Contact {
+            at,
+            at_us,
+            acked: 0,
+            acked_us: at_us,
+            is_lost: false,
+        });
+        (known.at, known.at_us, known.is_lost) = (at, at_us, false);
         // An answer to a heartbeat says again that it holds everything up to there.
         if index.is_some_and(|index| index >= known.acked) {
             (known.acked, known.acked_us) = (index.unwrap_or(0), at_us);
         }
+    }
+
+    pub(super) fn lost(&mut self, node: u64) {
+        if let Some(known) = self.by_node.get_mut(&node) {
+            known.is_lost = true;
+        }
+    }
+
+    fn is_fresh(&self, node: u64, lost_after: Duration) -> bool {
+        self.by_node.get(&node).is_some_and(|contact| !contact.is_lost && contact.at.elapsed() < lost_after)
+    }
+
+    /// It has answered lately, or it is early in the term: a new leader has heard of nobody yet.
+    fn may_be_there(&self, node: u64, lost_after: Duration) -> bool {
+        let is_early = self.since.elapsed() < lost_after;
+        self.is_fresh(node, lost_after) || (is_early && !self.by_node.contains_key(&node))
     }
 
     fn last(&self, node: u64) -> Option<Instant> {
@@ -54,7 +78,8 @@ impl Contacts {
 pub struct ProofPart {
     /// The leader's time of its last acknowledgement by a quorum; 0: none in this term.
     pub quorum_us: i64,
-    /// The newest acknowledgement of the addressed node that the leader has counted, and when.
+    /// The newest acknowledgement of the addressed node that the leader has counted, and when; or, if earlier, since when the
+    /// oldest reply of class `geo` waits: what degrades the regime is its age, and a node that answers can still lag.
     pub echoed: (u64, i64),
     /// The highest index that was acknowledged as `geo`.
     pub geo_acked: u64,
@@ -74,18 +99,12 @@ impl Gate {
     pub fn reachable(&self, class: Class) -> Result<(), String> {
         let inner = self.inner();
         let Some(leading) = &inner.leading else { return Ok(()) };
-        // A new leader has heard of nobody yet.
-        if leading.contacts.since.elapsed() < self.contact_lost_after {
-            return Ok(());
-        }
-        let fresh = |node: &u64| {
-            leading.contacts.last(*node).is_some_and(|at| at.elapsed() < self.contact_lost_after)
-        };
+        let lost_after = self.contact_lost_after;
         let in_contact: BTreeSet<u64> = inner
             .voters
             .iter()
             .map(|voter| voter.node_id)
-            .filter(|node| *node == self.node_id || fresh(node))
+            .filter(|node| *node == self.node_id || leading.contacts.may_be_there(*node, lost_after))
             .collect();
         reachable(class, &inner.voters, &in_contact)
     }
@@ -132,10 +151,11 @@ impl Gate {
         if site(target)? == site(self.node_id)? {
             return None;
         }
+        let oldest_us = inner.queue.first(Class::Geo).map_or(i64::MAX, |waiting| waiting.since_us);
         let echoed = leading.contacts.by_node.get(&target);
         Some(ProofPart {
             quorum_us: quorum_us(&inner.voters, self.node_id, (self.clock)(), &leading.contacts),
-            echoed: echoed.map_or((0, 0), |contact| (contact.acked, contact.acked_us)),
+            echoed: echoed.map_or((0, 0), |contact| (contact.acked, contact.acked_us.min(oldest_us))),
             geo_acked: inner.geo_acked,
             adaptive: self.policy.adaptive,
             degrade_after_ms: self.policy.degrade_after_ms,

@@ -3,7 +3,8 @@
 //! Invariants: the gate hears of every change of leadership, and nothing else makes it work; leadership is only moved to a
 //! voter that is in contact and caught up.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -32,7 +33,7 @@ impl Group {
     pub(super) fn follow_leadership(self: Arc<Self>) {
         runtime::spawn(async move {
             let mut metrics = self.raft.server_metrics();
-            let mut told = None;
+            let (mut told, mut voters) = (None, BTreeSet::new());
             loop {
                 let now = {
                     let seen = metrics.borrow_and_update();
@@ -43,7 +44,12 @@ impl Group {
                     }
                 };
                 // The metrics change with every entry; leadership does not.
-                if told.replace(now) != Some(now) {
+                self.follow_members(&mut voters);
+                let before = told.replace(now);
+                if before != Some(now) {
+                    if before.is_some_and(|before| before.leads) && !now.leads {
+                        self.contact.begin();
+                    }
                     if now.leads {
                         self.gate.lead(now.term);
                     } else {
@@ -109,13 +115,22 @@ impl Group {
         if self.is_leader() {
             return Duration::ZERO;
         }
-        self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.contact.silence()
     }
 
     /// Whether this node leads.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// Completes when somebody else than `leader` leads.
+    pub async fn led_by_another(&self, leader: u64) {
+        let mut leadership = self.leadership.subscribe();
+        let another = leadership.wait_for(|now| now.leader.is_some_and(|now| now != leader));
+        if another.await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Who leads, followed.
@@ -145,7 +160,7 @@ impl Group {
             .collect()
     }
 
-    fn last_index(&self) -> u64 {
+    pub(super) fn last_index(&self) -> u64 {
         self.params.log.state(self.params.group).last.map_or(0, |point| point.index)
     }
 

@@ -2,11 +2,8 @@
 //!
 //! Invariants: a message is decoded whole before openraft sees it; "matched" is said only of what openraft says is flushed here.
 
-use std::sync::PoisonError;
-
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
 use tercet_proto::v1;
-use tokio::time::Instant;
 
 use super::Group;
 use crate::placement::Watermarks;
@@ -27,6 +24,7 @@ impl Group {
     ) -> Result<v1::PeerAppendResponse, CodecError> {
         use v1::peer_append_response::Result as Answer;
         let vote = vote_from_wire(request.vote)?;
+        let leader = vote.leader_id.voted_for;
         let prev = log_id_from_wire(request.prev);
         let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
         let entries = entries?;
@@ -46,7 +44,7 @@ impl Group {
         let answer = match self.raft.append_entries(rpc).await {
             Ok(response) => match response.into_stream_result(prev, last) {
                 Ok(matched) => {
-                    *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    self.contact.heard(leader);
                     let (city, geo) = (request.city_watermark, request.geo_watermark);
                     self.gate.learn(Watermarks { city, geo });
                     let flushed = matched.as_ref().map_or(0, |id| id.index);
@@ -80,6 +78,9 @@ impl Group {
         rpc.leadership_transfer = request.leadership_transfer;
         let answered = if pre_vote { self.raft.pre_vote(rpc).await } else { self.raft.vote(rpc).await };
         let response = answered.map_err(|error| error.to_string())?;
+        if response.vote_granted && !pre_vote {
+            self.contact.voted();
+        }
         Ok(v1::PeerVoteResponse {
             header: None,
             vote: Some(vote_to_wire(&response.vote)),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Group;
 use crate::ledger::{Command, Ledger, PreparedCommand};
-use crate::placement::{Change, Class, Lag, RegimeWatch, Seen};
+use crate::placement::{Budget, Change, Class, Lag, RegimeWatch, Seen};
 use crate::raft::proposer::Proposed;
 use crate::raft::runtime::{self, watch};
 
@@ -94,16 +94,22 @@ impl Group {
         *self.lag() = Lag::default();
         loop {
             let seen = self.look();
-            if let Some(change) = watch.look(&seen) {
-                let command = match change {
-                    Change::Degrade { reason } => {
-                        Command::SetRegime { reason, degraded: Some(budget.clone()) }
-                    }
-                    Change::Restore { reason } => Command::SetRegime { reason, degraded: None },
-                };
+            if let Some(command) = watch.look(&seen).and_then(|change| self.command_for(change, &budget)) {
                 self.propose_regime(command).await;
             }
             tokio::time::sleep_until(Instant::now() + pause).await;
+        }
+    }
+
+    /// The record for a change. None if applying it would refuse it: what waits exceeds the budget already.
+    fn command_for(&self, change: Change, budget: &Budget) -> Option<Command> {
+        match change {
+            Change::Restore { reason } => Some(Command::SetRegime { reason, degraded: None }),
+            Change::Degrade { reason } => {
+                let waiting = self.state.ledger().regime().waiting();
+                let fits = budget.exceeded_by(&waiting, 0).is_none();
+                fits.then(|| Command::SetRegime { reason, degraded: Some(budget.clone()) })
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use tercet_proto::v1;
 use tokio::time::Instant;
 
 use super::hold::hold_commits;
+use super::link::LinkError;
 use super::{Network, broken, codec_error, link_error};
 use crate::raft::codec::{log_id_from_wire, vote_from_wire};
 use crate::raft::gate::Gate;
@@ -113,7 +114,12 @@ impl Exchange<'_> {
         let is_large = request.entries.len() > SPARE_ENTRIES_MAX || payload_bytes(&request) > SPARE_BYTES_MAX;
         self.rests_until = (!is_large).then(|| now + SPARE_HOLD);
         let message = self.network.append_message(request).map_err(codec_error)?;
-        self.network.link.send(message).await.map_err(link_error)
+        self.network.link.send(message).await.map_err(|error| {
+            if matches!(error, LinkError::Unreachable(_)) {
+                self.network.gate.lost(self.term, self.network.target);
+            }
+            link_error(error)
+        })
     }
 
     fn outcome(&self, answer: v1::PeerAppendResponse) -> Outcome {

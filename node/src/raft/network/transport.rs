@@ -36,6 +36,8 @@ pub trait Carrier: Send + Sync {
         to_node: u64,
         request: v1::PeerTransferRequest,
     ) -> BoxFuture<'static, Result<v1::PeerTransferResponse, String>>;
+    /// Asks a node whether it is there.
+    fn hello(&self, to_node: u64) -> BoxFuture<'static, Result<(), String>>;
     /// Sends a snapshot.
     fn install_snapshot(
         &self,
@@ -99,6 +101,20 @@ impl Transport {
         };
         let mut client = peers.client(to_node).map_err(words)?;
         client.transfer_leader(request).await.map(tonic::Response::into_inner).map_err(words)
+    }
+
+    /// Whether a node answers; whoever asks sets the time limit.
+    pub(in crate::raft) async fn answers(&self, to_node: u64) -> bool {
+        match self {
+            Self::Grpc(peers) => {
+                let request = v1::HelloRequest { header: Some(peers.header(to_node, 0)), look_around: false };
+                match peers.client(to_node) {
+                    Ok(mut client) => client.hello(request).await.is_ok(),
+                    Err(_) => false,
+                }
+            }
+            Self::Carried(carrier) => carrier.hello(to_node).await.is_ok(),
+        }
     }
 
     pub(super) async fn install_snapshot(

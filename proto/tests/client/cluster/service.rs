@@ -260,7 +260,14 @@ impl v1::admin_server::Admin for Node {
     type WatchEventsStream = Answers<v1::Event>;
 
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::NodeStatus>, Status> {
-        Ok(Response::new(v1::NodeStatus { node_id: self.index as u64 + 1, ..v1::NodeStatus::default() }))
+        let leads = self.world.leader.load(Ordering::SeqCst) == self.index;
+        let role = if leads { "leader" } else { "follower" };
+        let group = v1::GroupStatus { term: 1, role: role.to_owned(), ..v1::GroupStatus::default() };
+        Ok(Response::new(v1::NodeStatus {
+            node_id: self.index as u64 + 1,
+            groups: vec![group],
+            ..v1::NodeStatus::default()
+        }))
     }
 
     async fn get_topology(
@@ -287,6 +294,13 @@ impl v1::admin_server::Admin for Node {
         &self,
         _: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        Err(Status::unimplemented("not used here"))
+    }
+
+    async fn change_member(
+        &self,
+        _: Request<v1::ChangeMemberRequest>,
+    ) -> Result<Response<v1::ChangeMemberResponse>, Status> {
         Err(Status::unimplemented("not used here"))
     }
 }

@@ -1,0 +1,187 @@
+//! The gate over a real log, on paused time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc;
+
+use tercet_storage::disk::{DiskChoice, open_directory};
+use tercet_storage::{LogOptions, LogRecord};
+use tokio::time::advance;
+
+use super::*;
+use crate::placement::Budget;
+
+const LOST_AFTER: Duration = Duration::from_millis(1_200);
+const TERM: u64 = 3;
+
+/// A gate of node 1 in the default topology, whose log holds indexes 1 to 10 of term 3.
+struct Bed {
+    gate: Arc<Gate>,
+    log: SegmentLog,
+    clock_us: Arc<AtomicI64>,
+    told: mpsc::Receiver<(&'static str, Release)>,
+    tell: mpsc::Sender<(&'static str, Release)>,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.log.close();
+    }
+}
+
+fn bed() -> Bed {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = open_directory(dir.path(), DiskChoice::Portable).expect("a disk");
+    let options =
+        LogOptions { segment_bytes: 256 * 1024, batch_limit_bytes: 64 * 1024, ..LogOptions::default() };
+    let (log, _) = SegmentLog::open(disk, options).expect("a log");
+    let record = |index| LogRecord { index, term: TERM, leader: 1, tag: 0, payload: bytes::Bytes::new() };
+    let (done, finished) = mpsc::channel();
+    log.append(0, (1..=10).map(record).collect(), Box::new(move |result| drop(done.send(result))))
+        .expect("accepted");
+    finished.recv().expect("answered").expect("durable");
+    let places = [(1, "a", "east"), (2, "a", "east"), (3, "b", "east"), (4, "b", "east"), (5, "c", "west")];
+    let clock_us = Arc::new(AtomicI64::new(1_000));
+    let now_us = clock_us.clone();
+    let gate = Arc::new(Gate::new(GateParams {
+        node_id: 1,
+        group: 0,
+        log: log.clone(),
+        voters: places.map(|(id, zone, site)| Voter::new(id, zone, site)).to_vec(),
+        floor: Watermarks::default(),
+        contact_lost_after: LOST_AFTER,
+        clock: Arc::new(move || now_us.load(Ordering::Relaxed)),
+        policy: Policy { adaptive: true, degrade_after_ms: 2_000, budget: Budget::default() },
+    }));
+    let (tell, told) = mpsc::channel();
+    gate.lead(TERM);
+    Bed { gate, log, clock_us, told, tell, _dir: dir }
+}
+
+impl Bed {
+    fn hold(&self, index: u64, class: Class, name: &'static str) {
+        let tell = self.tell.clone();
+        self.gate.hold(TERM, index, class, Box::new(move |release| drop(tell.send((name, release)))));
+    }
+
+    fn ack(&self, nodes: &[u64], index: u64) {
+        nodes.iter().for_each(|node| self.gate.acknowledged(TERM, *node, 7, Some(index)));
+    }
+
+    /// What was let go since: name, class reached, degraded.
+    fn released(&self) -> Vec<(&'static str, &'static str, bool)> {
+        let told = self.told.try_iter().map(|(name, release)| match release {
+            Release::Demoted => (name, "unknown", false),
+            Release::Placed(attestation) => {
+                let class =
+                    if attestation.durability_class() == v1::DurabilityClass::Geo { "geo" } else { "city" };
+                (name, class, attestation.degraded)
+            }
+        });
+        told.collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn geo_never_holds_city_back_and_a_demotion_makes_both_unknown() {
+    let bed = bed();
+    bed.hold(4, Class::Geo, "treasury");
+    bed.hold(5, Class::City, "retail");
+    assert!(bed.gate.waits_for_geo());
+    bed.ack(&[2, 3], 5);
+    assert_eq!(bed.released(), [("retail", "city", false)]);
+    advance(Duration::from_millis(300)).await;
+    assert_eq!(bed.gate.oldest_geo_wait(), Some(Duration::from_millis(300)));
+    bed.ack(&[5], 5);
+    assert_eq!(bed.released(), [("treasury", "geo", false)]);
+    assert!(!bed.gate.waits_for_geo());
+    bed.hold(9, Class::City, "c");
+    bed.hold(9, Class::Geo, "g");
+    bed.gate.demote();
+    let mut unknown = bed.released();
+    unknown.sort_unstable();
+    assert_eq!(unknown, [("c", "unknown", false), ("g", "unknown", false)]);
+    assert!(!bed.gate.waits_for_geo());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wiped_remote_node_places_nothing_by_what_it_once_had() {
+    let bed = bed();
+    bed.ack(&[2, 3], 8);
+    bed.gate.acknowledged(TERM, 5, 7, Some(2));
+    assert_eq!(bed.gate.placed().known, Watermarks { city: 8, geo: 2 });
+    bed.gate.acknowledged(TERM, 5, 8, None);
+    bed.hold(2, Class::Geo, "placed before");
+    bed.hold(3, Class::Geo, "new");
+    assert_eq!(bed.released(), [("placed before", "geo", false)]);
+    bed.gate.acknowledged(TERM, 5, 8, Some(1));
+    assert_eq!(bed.released(), []);
+    bed.gate.acknowledged(TERM, 5, 8, Some(3));
+    assert_eq!(bed.released(), [("new", "geo", false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_is_out_of_reach_when_contact_is_known_to_be_lost_and_not_before() {
+    let bed = bed();
+    assert_eq!(bed.gate.reachable(Class::Geo), Ok(()), "a new leader has heard of nobody yet");
+    bed.ack(&[2, 3, 5], 1);
+    // No connection can be had: known at once.
+    bed.gate.lost(TERM, 5);
+    assert!(bed.gate.reachable(Class::Geo).is_err_and(|why| why.contains("west")));
+    assert_eq!(bed.gate.reachable(Class::City), Ok(()));
+    bed.gate.lost(TERM - 1, 3);
+    bed.ack(&[5], 1);
+    assert_eq!(bed.gate.reachable(Class::Geo), Ok(()), "it is back; another term's news is none");
+    // Silence takes longer.
+    advance(LOST_AFTER - Duration::from_millis(1)).await;
+    assert_eq!(bed.gate.reachable(Class::Geo), Ok(()));
+    advance(Duration::from_millis(1)).await;
+    assert!(bed.gate.reachable(Class::City).is_err());
+    bed.ack(&[2, 3], 1);
+    assert_eq!(bed.gate.reachable(Class::City), Ok(()));
+    assert!(bed.gate.reachable(Class::Geo).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn geo_is_acknowledged_as_city_while_the_regime_record_says_so() {
+    let bed = bed();
+    bed.ack(&[2, 3], 4);
+    bed.hold(4, Class::Geo, "waits");
+    bed.gate.follow_regime(Some(5), 5);
+    assert_eq!(bed.released(), [], "the record itself is not placed");
+    bed.ack(&[2, 3], 6);
+    assert_eq!(bed.released(), [("waits", "city", true)]);
+    bed.gate.follow_regime(None, 7);
+    bed.hold(7, Class::Geo, "later");
+    bed.ack(&[2, 3], 8);
+    assert_eq!(bed.released(), []);
+    bed.ack(&[5], 8);
+    assert_eq!(bed.released(), [("later", "geo", false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remote_node_is_told_what_the_leader_knew() {
+    let bed = bed();
+    assert_eq!(bed.gate.proof_for(2), None, "the same site");
+    let early = bed.gate.proof_for(5).expect("another site");
+    assert_eq!((early.quorum_us, early.echoed, early.geo_acked), (0, (0, 0), 0));
+    bed.ack(&[5], 4);
+    bed.clock_us.store(2_000, Ordering::Relaxed);
+    bed.ack(&[2, 3], 6);
+    bed.clock_us.store(3_000, Ordering::Relaxed);
+    bed.ack(&[4], 6);
+    bed.hold(3, Class::Geo, "geo");
+    let proof = bed.gate.proof_for(5).expect("another site");
+    // The leader, 4 at 3,000, and 2 or 3 at 2,000 make three.
+    assert_eq!((proof.quorum_us, proof.echoed, proof.geo_acked), (2_000, (4, 1_000), 3));
+    assert!(proof.adaptive && proof.degraded_since.is_none());
+    assert_eq!(bed.released(), [("geo", "geo", false)]);
+    // The remote node answers, but not for what waits: its acknowledgement proves nothing newer than that.
+    bed.hold(6, Class::Geo, "waits");
+    bed.clock_us.store(9_000, Ordering::Relaxed);
+    bed.ack(&[5], 5);
+    assert_eq!(bed.gate.proof_for(5).expect("another site").echoed, (5, 3_000));
+    bed.ack(&[5], 6);
+    assert_eq!(bed.gate.proof_for(5).expect("another site").echoed, (6, 9_000));
+}

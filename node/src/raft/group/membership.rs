@@ -1,0 +1,204 @@
+//! Who belongs to the group: followed for the gate, and changed one node at a time.
+//!
+//! openraft's `change_membership` goes through a joint configuration, in which a commit needs a majority of the old and of the
+//! new voters, and collapses one that a lost leader has left behind. The gate counts the newest voters from the moment that
+//! they stand in the log, on top of what is committed, so that no acknowledgement ever rests on a node that is leaving.
+//!
+//! Invariants: one change at a time, and the former is finished first; a node becomes a voter only when it is caught up; what
+//! leaves is forgotten as a whole, so that a node that comes back under its id begins from nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use tercet_proto::reason::Reason;
+use tercet_proto::refusal::Refusal;
+use tercet_proto::v1;
+
+use super::{ENTRIES_PER_REQUEST_MAX, Group};
+use crate::placement::{Voter, Weaker, keeps_placement};
+
+/// How long a change may take before its outcome is unknown.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A change of one node's part in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// It receives the log, and does not vote.
+    Add(u64),
+    /// It votes from now on.
+    Promote(u64),
+    /// It is no member any more.
+    Remove(u64),
+}
+
+/// The members of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Those that vote.
+    pub voters: BTreeSet<u64>,
+    /// Those that do not.
+    pub learners: BTreeSet<u64>,
+}
+
+fn refused(why: impl Into<String>) -> Refusal {
+    Refusal::new(Reason::MemberRefused, "node", why)
+}
+
+impl Group {
+    /// The members as this node knows them; of a change that is under way, what it leads to.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        let metrics = self.raft.server_metrics();
+        let seen = metrics.borrow_watched();
+        let membership = seen.membership_config.membership();
+        let voters = membership.get_joint_config().last().cloned().unwrap_or_default();
+        let learners = membership.nodes().map(|(id, ())| *id).filter(|id| !voters.contains(id)).collect();
+        Members { voters, learners }
+    }
+
+    /// Tells the gate who votes, when that changes.
+    pub(super) fn follow_members(&self, told: &mut BTreeSet<u64>) {
+        let voters = self.members().voters;
+        // Before the group is formed the topology's voters are meant.
+        if !voters.is_empty() && *told != voters {
+            self.gate.set_voters(self.places(&voters));
+            *told = voters;
+        }
+    }
+
+    fn places(&self, nodes: &BTreeSet<u64>) -> Vec<Voter> {
+        let known = self.params.known.iter();
+        known.filter(|voter| nodes.contains(&voter.node_id)).cloned().collect()
+    }
+
+    /// How far each learner's log is equal to this leader's; empty where it does not lead.
+    pub(super) fn learners(&self) -> Vec<v1::ReplicaStatus> {
+        let learners = self.members().learners;
+        let metrics = self.raft.metrics();
+        let seen = metrics.borrow_watched();
+        let matched: BTreeMap<u64, u64> = seen
+            .replication
+            .iter()
+            .flatten()
+            .filter(|(node, _)| learners.contains(node))
+            .map(|(node, matched)| (*node, matched.as_ref().map_or(0, |id| id.index)))
+            .collect();
+        let heard = |node| {
+            let at = seen.heartbeat.as_ref().and_then(|heard| heard.get(node)).and_then(Option::as_ref);
+            at.map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
+        };
+        matched
+            .iter()
+            .map(|(node, matched)| v1::ReplicaStatus {
+                node_id: *node,
+                matched_index: *matched,
+                last_contact_ms: heard(node),
+                ..Default::default()
+            })
+            .collect()
+    }
+
+    /// Changes the members, on the leader. `force` allows a weaker placement, but never the loss of the quorum.
+    ///
+    /// # Errors
+    /// MEMBER_REFUSED with the reason; OUTCOME_UNKNOWN when it was not committed in time.
+    pub async fn change_member(&self, change: MemberChange, force: bool) -> Result<Members, Refusal> {
+        let _one_at_a_time = self.changing.lock().await;
+        if self.raft.server_metrics().borrow_watched().membership_config.membership().get_joint_config().len()
+            > 1
+        {
+            // A lost leader's change that was left half-way.
+            self.commit_members(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
+        }
+        let now = self.members();
+        let changes = match change {
+            MemberChange::Add(node) if now.voters.contains(&node) => {
+                return Err(refused("it is a voter already"));
+            }
+            MemberChange::Add(node) if now.learners.contains(&node) => return Ok(now),
+            MemberChange::Add(node) => ChangeMembers::AddNodes(BTreeMap::from([(node, ())])),
+            MemberChange::Promote(node) if now.voters.contains(&node) => return Ok(now),
+            MemberChange::Promote(node) => {
+                self.ensure_caught_up(node)?;
+                let next = now.voters.iter().copied().chain([node]).collect();
+                self.ensure_placement(&now.voters, &next, Some(node), force)?;
+                ChangeMembers::AddVoterIds(BTreeSet::from([node]))
+            }
+            MemberChange::Remove(node) if now.learners.contains(&node) => {
+                ChangeMembers::RemoveNodes(BTreeSet::from([node]))
+            }
+            MemberChange::Remove(node) if !now.voters.contains(&node) => return Ok(now),
+            MemberChange::Remove(node) if node == self.params.node_id => {
+                return Err(refused("it leads; transfer leadership to another node first"));
+            }
+            MemberChange::Remove(node) => {
+                let next = now.voters.iter().copied().filter(|voter| *voter != node).collect();
+                self.ensure_placement(&now.voters, &next, None, force)?;
+                ChangeMembers::RemoveVoters(BTreeSet::from([node]))
+            }
+        };
+        self.commit_members(changes).await?;
+        Ok(self.members())
+    }
+
+    fn ensure_caught_up(&self, node: u64) -> Result<(), Refusal> {
+        let learners = self.learners();
+        let Some(learner) = learners.iter().find(|learner| learner.node_id == node) else {
+            return Err(refused("it is no member; add it first"));
+        };
+        let behind = self.last_index().saturating_sub(learner.matched_index);
+        if behind > ENTRIES_PER_REQUEST_MAX {
+            return Err(refused(format!("it is {behind} entries behind; status shows its progress")));
+        }
+        let limit = self.params.timing.election_max_ms.saturating_mul(3);
+        match learner.last_contact_ms {
+            Some(ms) if ms <= limit => Ok(()),
+            _ => Err(refused("it does not answer")),
+        }
+    }
+
+    fn ensure_placement(
+        &self,
+        now: &BTreeSet<u64>,
+        next: &BTreeSet<u64>,
+        joins: Option<u64>,
+        force: bool,
+    ) -> Result<(), Refusal> {
+        let there = self.in_contact().into_iter().chain(joins).collect();
+        match keeps_placement(&self.places(now), &self.places(next), &there) {
+            Ok(()) => Ok(()),
+            Err(Weaker::Placement(why)) if force => {
+                tracing::warn!(group = self.params.group, why, "the placement is weakened on demand");
+                Ok(())
+            }
+            Err(Weaker::Placement(why)) => Err(refused(format!("{why}; it can be forced"))),
+            Err(Weaker::Quorum(why)) => Err(refused(why)),
+        }
+    }
+
+    /// The voters that have answered this leader lately, itself included.
+    #[must_use]
+    pub fn in_contact(&self) -> BTreeSet<u64> {
+        let limit = Duration::from_millis(self.params.timing.election_max_ms.saturating_mul(3));
+        let replicas = self.gate.replicas().into_iter();
+        replicas
+            .filter(|(.., contact)| contact.is_some_and(|age| age <= limit))
+            .map(|(node, ..)| node)
+            .collect()
+    }
+
+    async fn commit_members(&self, changes: ChangeMembers<u64, ()>) -> Result<(), Refusal> {
+        match tokio::time::timeout(CHANGE_TIMEOUT, self.raft.change_membership(changes, false)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refused(error.to_string())),
+            Err(_) => Err(Refusal::new(
+                Reason::OutcomeUnknown,
+                "",
+                "the change has not been committed in time; it may be later: look at the members",
+            )),
+        }
+    }
+}
