@@ -25,7 +25,7 @@ const PROPOSAL_BYTES_MAX: usize = 1 << 20;
 /// Proposals on their way: one is being flushed and replicated, the next one is being carried, the others queue in the log.
 const PROPOSALS_IN_FLIGHT_MAX: usize = 4;
 /// Right after an election a leader refuses writes until a quorum has answered: ask again.
-const LEASE_RETRY: Duration = Duration::from_millis(2);
+pub(super) const LEASE_RETRY: Duration = Duration::from_millis(2);
 const LEASE_RETRIES_MAX: u32 = 1_000;
 
 /// The leader's UTC clock, microseconds since 1970.
@@ -173,7 +173,7 @@ async fn write(raft: &Raft, proposal: Proposal) -> Result<(u64, u64, Applied), N
     Err(NotDone::NotLeader(None))
 }
 
-fn lease_expired(forward: &ForwardToLeader<TypeConfig>) -> bool {
+pub(super) fn lease_expired(forward: &ForwardToLeader<TypeConfig>) -> bool {
     forward.reason == ForwardReason::LeaseExpired
 }
 

@@ -13,12 +13,15 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 
 use super::{ENTRIES_PER_REQUEST_MAX, Group};
 use crate::placement::{Voter, Weaker, keeps_placement};
+use crate::raft::proposer::{LEASE_RETRY, lease_expired};
+use crate::raft::types::TypeConfig;
 
 /// How long a change may take before its outcome is unknown.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,7 +107,7 @@ impl Group {
     /// Changes the members, on the leader. `force` allows a weaker placement, but never the loss of the quorum.
     ///
     /// # Errors
-    /// MEMBER_REFUSED with the reason; OUTCOME_UNKNOWN when it was not committed in time.
+    /// MEMBER_REFUSED with the reason; OUTCOME_UNKNOWN when it was not committed in time or leadership was lost meanwhile.
     pub async fn change_member(&self, change: MemberChange, force: bool) -> Result<Members, Refusal> {
         let _one_at_a_time = self.changing.lock().await;
         if self.raft.server_metrics().borrow_watched().membership_config.membership().get_joint_config().len()
@@ -191,14 +194,36 @@ impl Group {
     }
 
     async fn commit_members(&self, changes: ChangeMembers<u64, ()>) -> Result<(), Refusal> {
-        match tokio::time::timeout(CHANGE_TIMEOUT, self.raft.change_membership(changes, false)).await {
-            Ok(Ok(_)) => Ok(()),
+        let unknown = |why: &str| {
+            let why =
+                format!("{why}; it may have been made or still be: look at the members, then ask again");
+            Err(Refusal::new(Reason::OutcomeUnknown, "", why))
+        };
+        match tokio::time::timeout(CHANGE_TIMEOUT, self.write_members(changes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
+                unknown("leadership was lost during the change")
+            }
+            Ok(Err(RaftError::Fatal(fatal))) => unknown(&fatal.to_string()),
             Ok(Err(error)) => Err(refused(error.to_string())),
-            Err(_) => Err(Refusal::new(
-                Reason::OutcomeUnknown,
-                "",
-                "the change has not been committed in time; it may be later: look at the members",
-            )),
+            Err(_) => unknown("the change has not been committed in time"),
+        }
+    }
+
+    /// Right after an election a leader refuses writes until a quorum has answered: it is asked again.
+    async fn write_members(
+        &self,
+        changes: ChangeMembers<u64, ()>,
+    ) -> Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
+        loop {
+            match self.raft.change_membership(changes.clone(), false).await {
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
+                    if lease_expired(&forward) =>
+                {
+                    tokio::time::sleep(LEASE_RETRY).await;
+                }
+                done => return done.map(|_| ()),
+            }
         }
     }
 }
