@@ -27,6 +27,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -34,7 +36,7 @@ use self::cluster::{Cluster, JOURNAL};
 use self::plan::{NODES, Plan, node_id};
 use self::trace::Trace;
 use crate::checker::{Judgement, check};
-use crate::history::{FORMAT, Header, History, Recorder};
+use crate::history::{FORMAT, Header, History, Line, Recorder};
 use crate::scenario::{Span, WorkloadPlan};
 use crate::workload::Workload;
 
@@ -73,6 +75,15 @@ pub fn run(plan: &Plan, trace_file: Option<&Path>) -> anyhow::Result<Outcome> {
     runtime.block_on(run_here(plan, trace_file))
 }
 
+fn write_history(lines: &[Line], file: &Path) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&serde_json::to_string(line)?);
+        text.push('\n');
+    }
+    std::fs::write(file, text).with_context(|| file.display().to_string())
+}
+
 async fn run_here(plan: &Plan, trace_file: Option<&Path>) -> anyhow::Result<Outcome> {
     let trace = Arc::new(Trace::new(trace_file)?);
     let header = Header {
@@ -97,7 +108,11 @@ async fn run_here(plan: &Plan, trace_file: Option<&Path>) -> anyhow::Result<Outc
         Some(Err(why)) => violations.push(why),
         Some(Ok(Happened { finals, liveness })) => {
             liveness_ms = Some(u64::try_from(liveness.as_millis()).unwrap_or(u64::MAX));
-            let history = History::from_lines(recorder.take())?;
+            let lines = recorder.take();
+            if let Some(file) = trace_file {
+                write_history(&lines, &file.with_extension("history.jsonl"))?;
+            }
+            let history = History::from_lines(lines)?;
             let judged = check(&history, &finals);
             violations.extend(judged.violations.iter().map(ToString::to_string));
             judgement = Some(judged);

@@ -204,6 +204,26 @@ impl Reason {
         self.row().outcome
     }
 
+    /// Whether this refusal of one attempt also settles an earlier attempt whose answer was lost, and which may still be on
+    /// its way: only where every attempt with this content gets the same answer, whenever it arrives.
+    pub fn settles_earlier_attempts(self) -> bool {
+        if self.outcome() == Outcome::Unknown {
+            return false;
+        }
+        match self {
+            // The journal may have been made, or the currency come into being with it, in between.
+            Self::CurrencyUnknown => false,
+            // A key, once taken, stays taken; a name too; a business date never goes back (and what had been appended before
+            // would have been answered with its receipt).
+            Self::KeyConflict
+            | Self::JournalExists
+            | Self::BusinessDateClosed
+            | Self::KindUnimplemented
+            | Self::JournalReserved => true,
+            _ => self.grpc_code() == Code::InvalidArgument,
+        }
+    }
+
     /// How to go on.
     pub fn retry(self) -> Retry {
         self.row().retry

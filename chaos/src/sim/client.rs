@@ -110,6 +110,18 @@ fn refusal_outcome(refusal: &Refusal) -> Outcome {
     refused(refusal.reason, refusal.to_string())
 }
 
+/// Where an earlier attempt may have been proposed, only a refusal that holds for that one, too, is definite.
+fn settled(outcome: Outcome, maybe_proposed: bool) -> Outcome {
+    match outcome {
+        Outcome::Refused { reason, message }
+            if maybe_proposed && !Reason::parse(&reason).is_some_and(Reason::settles_earlier_attempts) =>
+        {
+            unknown(format!("an earlier attempt may have been carried out: {message}"))
+        }
+        outcome => outcome,
+    }
+}
+
 /// What a local attempt came to.
 enum Local {
     Done(Outcome),
@@ -134,7 +146,7 @@ fn serve(
             match group.leader() {
                 Some(leader) if leader == node => {
                     match timeout_at(deadline, here(&group, &witness, &wanted)).await {
-                        Ok(Local::Done(outcome)) => return outcome,
+                        Ok(Local::Done(outcome)) => return settled(outcome, maybe_proposed),
                         Ok(Local::NotLeader) => {}
                         Err(_) => maybe_proposed = writes,
                     }
@@ -146,7 +158,7 @@ fn serve(
                     });
                     match timeout_at(deadline, sent).await {
                         Ok(Ok(Outcome::Refused { reason, .. })) if reason == Reason::NoLeader.as_str() => {}
-                        Ok(Ok(outcome)) => return outcome,
+                        Ok(Ok(outcome)) => return settled(outcome, maybe_proposed),
                         Ok(Err(why)) => maybe_proposed |= writes && why != "connection refused",
                         Err(_) => maybe_proposed |= writes,
                     }

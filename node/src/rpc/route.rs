@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tercet_proto::reason::Reason;
+use tercet_proto::reason::{Outcome, Reason};
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1::ledger_client::LedgerClient;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -61,6 +61,21 @@ fn try_elsewhere(status: &Status) -> bool {
         })
 }
 
+/// What is said of a request whose last attempt was refused: where an earlier one may have been proposed, only a refusal that
+/// holds for that one, too, is definite.
+fn settled(refusal: Refusal, maybe_proposed: bool) -> Refusal {
+    if !maybe_proposed
+        || refusal.reason.outcome() == Outcome::Unknown
+        || refusal.reason.settles_earlier_attempts()
+    {
+        return refusal;
+    }
+    let why = format!(
+        "an earlier attempt may have been carried out, the last one was refused ({refusal}): send it again with the same keys"
+    );
+    Refusal::new(Reason::OutcomeUnknown, "", why)
+}
+
 /// Answers `message` here if this node leads `group`, else through the leader.
 ///
 /// # Errors
@@ -89,7 +104,7 @@ where
         match group.leader() {
             Some(leader) if leader == own => match timeout_at(deadline, local()).await {
                 Ok(Local::Done(done)) => return Ok(done),
-                Ok(Local::Refused(refusal)) => return Err(refuse(refusal)),
+                Ok(Local::Refused(refusal)) => return Err(refuse(settled(refusal, maybe_proposed))),
                 Ok(Local::NotLeader) => last_seen = "leadership has just moved".into(),
                 Err(_) => maybe_proposed = effect == Effect::Writes,
             },
@@ -112,7 +127,12 @@ where
                         last_seen =
                             format!("node {} does not answer: {}", node.name_of(leader), status.message());
                     }
-                    Ok(Err(status)) => return Err(status),
+                    Ok(Err(status)) => {
+                        return Err(match Refusal::from_status(&status) {
+                            Some(refusal) if maybe_proposed => refuse(settled(refusal, true)),
+                            _ => status,
+                        });
+                    }
                     Err(_) => maybe_proposed |= effect == Effect::Writes,
                 }
             }
@@ -137,4 +157,21 @@ where
 
 fn internal(error: &impl std::fmt::Display) -> Status {
     refuse(Refusal::new(Reason::Internal, "", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_after_an_attempt_that_may_have_been_proposed_is_definite_only_if_it_holds_for_both() {
+        let said = |reason, maybe_proposed| settled(Refusal::new(reason, "", "why"), maybe_proposed).reason;
+        for reason in [Reason::PlacementUnreachable, Reason::DiskFull, Reason::Overloaded, Reason::NoLeader] {
+            assert_eq!(said(reason, false), reason);
+            assert_eq!(said(reason, true), Reason::OutcomeUnknown, "{reason}");
+        }
+        for reason in [Reason::KeyConflict, Reason::Unbalanced, Reason::OutcomeUnknown] {
+            assert_eq!(said(reason, true), reason);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, ConnectError, Response, Status};
 
 use super::{LEADER_ID_METADATA, LEADER_METADATA};
-use crate::reason::{Outcome, Reason, Retry};
+use crate::reason::{Reason, Retry};
 use crate::refusal::Refusal;
 
 /// What an answer said about the leader.
@@ -124,26 +124,6 @@ pub(super) fn rules_node_out(reason: Reason) -> bool {
     matches!(reason, Reason::StorageFailed | Reason::ShuttingDown | Reason::Recovering)
 }
 
-/// Whether this refusal of one attempt also settles an earlier attempt whose answer was lost, and which may still be on
-/// its way: only where every attempt with this content gets the same answer, whenever it arrives.
-pub(super) fn settles_earlier_attempts(reason: Reason) -> bool {
-    if reason.outcome() == Outcome::Unknown {
-        return false;
-    }
-    match reason {
-        // The journal may have been made, or the currency come into being with it, in between.
-        Reason::CurrencyUnknown => false,
-        // A key, once taken, stays taken; a name too; a business date never goes back (and what had been appended before
-        // would have been answered with its receipt).
-        Reason::KeyConflict
-        | Reason::JournalExists
-        | Reason::BusinessDateClosed
-        | Reason::KindUnimplemented
-        | Reason::JournalReserved => true,
-        _ => reason.grpc_code() == Code::InvalidArgument,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,12 +163,12 @@ mod tests {
     #[test]
     fn only_lasting_refusals_settle_a_lost_attempt() {
         for reason in [Reason::Unbalanced, Reason::KeyConflict, Reason::RequestTooLarge] {
-            assert!(settles_earlier_attempts(reason), "{reason}");
+            assert!(reason.settles_earlier_attempts(), "{reason}");
         }
         for reason in [Reason::NoLeader, Reason::Overloaded, Reason::JournalNotFound, Reason::OutcomeUnknown]
         {
-            assert!(!settles_earlier_attempts(reason), "{reason}");
+            assert!(!reason.settles_earlier_attempts(), "{reason}");
         }
-        assert!(Reason::ALL.iter().all(|&reason| !(may_change(reason) && settles_earlier_attempts(reason))));
+        assert!(Reason::ALL.iter().all(|&reason| !(may_change(reason) && reason.settles_earlier_attempts())));
     }
 }

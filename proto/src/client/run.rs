@@ -82,7 +82,7 @@ impl Account {
                     self.last_refusal = Some(refusal);
                     return None;
                 }
-                if self.lost && !attempt::settles_earlier_attempts(refusal.reason) {
+                if self.lost && !refusal.reason.settles_earlier_attempts() {
                     return Some(self.unknown());
                 }
                 Some(ClientError::Refused(refusal))
