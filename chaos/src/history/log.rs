@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tercet_proto::canonical::encode_entry;
+use tercet_proto::v1;
 
 use super::diagnose::final_line;
 use super::{FORMAT, Hash32, HexBytes, HistoryError};
@@ -25,6 +27,29 @@ pub struct FinalEntry {
     pub entry_hash: Hash32,
     /// As the replica says.
     pub chain_hash: Hash32,
+}
+
+impl FinalEntry {
+    /// An entry as a replica returned it. What has no canonical form keeps an empty client part, and the checker says so.
+    ///
+    /// # Errors
+    /// A hash that is not 32 bytes.
+    pub fn of_replica(stored: v1::StoredEntry) -> Result<Self, String> {
+        let mut client_part = Vec::new();
+        if let Err(refusal) = encode_entry(&stored.entry.unwrap_or_default(), &mut client_part) {
+            tracing::error!(seq = stored.seq, %refusal, "a replica returned what is no entry");
+        }
+        let hash = |bytes: &[u8]| {
+            Hash32::from_slice(bytes).ok_or_else(|| format!("seq {}: a hash is not 32 bytes", stored.seq))
+        };
+        Ok(Self {
+            seq: stored.seq,
+            recorded_at_us: stored.recorded_at_us,
+            client_part: HexBytes(client_part),
+            entry_hash: hash(&stored.entry_hash)?,
+            chain_hash: hash(&stored.chain_hash)?,
+        })
+    }
 }
 
 /// A balance as a replica states it: 128-bit decimal numbers in minor units.

@@ -10,7 +10,7 @@ use tercet_node::placement::Voter;
 use tercet_node::raft::group::Group;
 use tercet_node::raft::proposer::Proposed;
 use tercet_node::reader::Reader;
-use tercet_proto::canonical::{JournalSettings, encode_entry};
+use tercet_proto::canonical::JournalSettings;
 use tercet_proto::topology::Topology;
 use tercet_proto::v1;
 use tercet_storage::LogOptions;
@@ -21,7 +21,7 @@ use super::net::Net;
 use super::node::{Common, SimNode};
 use super::plan::{NODES, Plan};
 use super::trace::Trace;
-use crate::history::{BalanceRow, FinalEntry, FinalLog, Hash32, HexBytes, Recorder};
+use crate::history::{BalanceRow, FinalEntry, FinalLog, HexBytes, Recorder};
 use crate::invariants::Witness;
 use crate::workload::{BUSINESS_DATE, CURRENCIES};
 
@@ -249,23 +249,9 @@ fn final_log(name: &str, group: &Group) -> Result<FinalLog, String> {
     while (entries.len() as u64) < head {
         let chunk = reader.chunk(entries.len() as u64 + 1, head).map_err(|refusal| refusal.to_string())?;
         for stored in chunk {
-            entries.push(kept(stored)?);
+            entries.push(FinalEntry::of_replica(stored)?);
         }
     }
     let (journal, replicas) = (JOURNAL.to_owned(), vec![name.to_owned()]);
     Ok(FinalLog { journal, creation_record, replicas, gone: Vec::new(), balances, entries })
-}
-
-fn kept(stored: v1::StoredEntry) -> Result<FinalEntry, String> {
-    let mut client_part = Vec::new();
-    encode_entry(&stored.entry.unwrap_or_default(), &mut client_part)
-        .map_err(|refusal| refusal.to_string())?;
-    let hash = |bytes: &[u8]| Hash32::from_slice(bytes).ok_or("a hash is not 32 bytes");
-    Ok(FinalEntry {
-        seq: stored.seq,
-        recorded_at_us: stored.recorded_at_us,
-        client_part: HexBytes(client_part),
-        entry_hash: hash(&stored.entry_hash)?,
-        chain_hash: hash(&stored.chain_hash)?,
-    })
 }

@@ -6,12 +6,11 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use tercet_proto::canonical::encode_entry;
 use tercet_proto::client::{Client, ClientError, ClientOptions};
 use tercet_proto::v1;
 
 use super::{ASK_PATIENCE, ClusterError, Node, POLL, ProcessCluster, not_recovered};
-use crate::history::{BalanceRow, FinalEntry, FinalLog, Hash32, HexBytes};
+use crate::history::{BalanceRow, FinalEntry, FinalLog, HexBytes};
 
 impl ProcessCluster {
     /// The final log of every replica, equal ones together, that of the most replicas first.
@@ -123,7 +122,7 @@ async fn read_all(
         };
         let mut stream = client.read(request);
         while let Some(stored) = stream.next().await {
-            entries.push(kept(stored?)?);
+            entries.push(FinalEntry::of_replica(stored?)?);
         }
     }
     Ok(FinalLog {
@@ -133,25 +132,6 @@ async fn read_all(
         gone: Vec::new(),
         balances: Some(balances(&client, journal).await?),
         entries,
-    })
-}
-
-fn kept(stored: v1::StoredEntry) -> Result<FinalEntry, String> {
-    let mut client_part = Vec::new();
-    // What has no canonical form stays empty, and the checker says so.
-    let encoded = encode_entry(&stored.entry.unwrap_or_default(), &mut client_part);
-    if let Err(refusal) = encoded {
-        tracing::error!(seq = stored.seq, %refusal, "a replica returned what is no entry");
-    }
-    let hash = |bytes: &[u8]| {
-        Hash32::from_slice(bytes).ok_or_else(|| format!("seq {}: a hash is not 32 bytes", stored.seq))
-    };
-    Ok(FinalEntry {
-        seq: stored.seq,
-        recorded_at_us: stored.recorded_at_us,
-        client_part: HexBytes(client_part),
-        entry_hash: hash(&stored.entry_hash)?,
-        chain_hash: hash(&stored.chain_hash)?,
     })
 }
 
