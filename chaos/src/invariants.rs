@@ -11,6 +11,7 @@
 //! | [`matched`] | what a follower acknowledges is durable on it |
 //! | [`acknowledged`] | what a client is told is durable where its class demands, at that instant |
 //! | [`committed`] | applied logs are equal, and nothing that was applied is taken back |
+//! | [`quarantine`] | what rot takes is named, and whoever lacks something is silent |
 //! | [`balances`] | every currency sums to zero, on every replica at every moment |
 
 mod acknowledged;
@@ -18,6 +19,7 @@ mod balances;
 mod committed;
 mod leaders;
 mod matched;
+mod quarantine;
 mod votes;
 
 use std::collections::BTreeMap;
@@ -27,9 +29,9 @@ use tercet_node::ledger::Ledger;
 use tercet_node::placement::{Class, Voter};
 use tercet_node::raft::runtime::watch;
 use tercet_proto::v1;
-use tercet_storage::{LogPoint, SegmentLog};
+use tercet_storage::{LogPoint, LostRecord, SegmentLog};
 
-use crate::sim::disk::PacedDisk;
+use crate::sim::disk::{Durable, PacedDisk};
 use crate::sim::trace::Trace;
 
 /// Most violations that are kept.
@@ -50,6 +52,7 @@ struct Inner {
     leaders: leaders::Leaders,
     votes: votes::Votes,
     committed: committed::Committed,
+    quarantine: quarantine::Quarantine,
     violations: Vec<String>,
 }
 
@@ -88,12 +91,26 @@ impl Witness {
         self.lock().violations.clone()
     }
 
-    /// A node has started on this disk, and its log says that it holds so much.
-    pub fn started(&self, node: u64, disk: PacedDisk, recovered: &crate::sim::disk::Durable) {
+    /// A node has started on this disk; its log says that it holds so much, and what of it is lost.
+    pub fn started(&self, node: u64, disk: PacedDisk, recovered: &Durable, lost: &[LostRecord]) {
         let mut inner = self.lock();
-        let judgement = inner.votes.restarted(node, recovered.vote);
-        inner.committed.restarted(node);
+        let mut judgement = inner.quarantine.restarted(node, recovered, lost);
+        if judgement.is_ok() && !lost.contains(&LostRecord::Vote) {
+            judgement = inner.votes.restarted(node, recovered.vote);
+        }
         inner.disks.insert(node, disk);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// A node's group begins to take part. `is_damaged`: although something of it is lost.
+    pub fn runs(&self, node: u64, is_damaged: bool) {
+        let mut inner = self.lock();
+        inner.committed.restarted(node);
+        let Some(disk) = inner.disks.get(&node).cloned() else { return };
+        let vote = disk.durable(|durable| durable.vote);
+        let judgement = disk.durable(|durable| inner.quarantine.runs(node, is_damaged, durable));
+        let judgement = judgement.and_then(|()| inner.votes.restarted(node, vote));
+        disk.repaired();
         self.judge(judgement, &mut inner);
     }
 
@@ -109,7 +126,9 @@ impl Witness {
         let mut inner = self.lock();
         let Some(disk) = inner.disks.get(&node) else { return };
         let durable = disk.durable(|durable| durable.vote);
-        let judgement = inner.votes.granted(node, vote.term, vote.voted_for.unwrap_or(0), durable);
+        let judgement = inner.quarantine.speaks(node, "votes");
+        let granted = inner.votes.granted(node, vote.term, vote.voted_for.unwrap_or(0), durable);
+        let judgement = judgement.and(granted);
         self.judge(judgement, &mut inner);
     }
 
@@ -117,7 +136,9 @@ impl Witness {
     pub fn answered(&self, node: u64, answer: &v1::PeerAppendResponse) {
         let mut inner = self.lock();
         let Some(disk) = inner.disks.get(&node) else { return };
-        let judgement = matched::check(node, answer, disk);
+        let said = matches!(answer.result, Some(v1::peer_append_response::Result::Matched(_)));
+        let is_silent = if said { inner.quarantine.speaks(node, "acknowledges") } else { Ok(()) };
+        let judgement = is_silent.and_then(|()| matched::check(node, answer, disk));
         self.judge(judgement, &mut inner);
     }
 

@@ -17,10 +17,13 @@ pub mod cluster;
 pub mod command;
 pub mod disk;
 pub mod faults;
+pub mod host;
 pub mod net;
 pub mod node;
 pub mod plan;
 pub mod proofs;
+pub mod rot;
+pub mod standing;
 pub mod trace;
 
 use std::path::Path;
@@ -44,6 +47,8 @@ use crate::workload::Workload;
 const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
 /// A healed core must acknowledge a write within this.
 const LIVENESS: Duration = Duration::from_secs(15);
+/// What rot has taken must be back so soon after everything is healed; latent rot is found within two rounds of the scrubber.
+const MENDED: Duration = Duration::from_secs(60);
 /// All replicas must be equal so soon after everything is healed.
 const SETTLE: Duration = Duration::from_secs(60);
 
@@ -153,6 +158,13 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
         plan.seed,
     );
     faults::drive(cluster, plan).await;
+    // What a replica has lost may be on the others only, so all of them help before some are cut off again.
+    let all: Vec<u64> = (1..=NODES.len() as u64).collect();
+    if !cluster.is_whole() {
+        sleep(Duration::from_millis(50)).await;
+        cluster.heal(&all).await;
+        cluster.mended(MENDED).await?;
+    }
     let core: Vec<u64> = plan.core.iter().filter_map(|name| node_id(name)).collect();
     let others: Vec<u64> = (1..=NODES.len() as u64).filter(|id| !core.contains(id)).collect();
     cluster.trace().event(format_args!("the core {core:?} is healed"));

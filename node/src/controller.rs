@@ -38,7 +38,7 @@ pub fn start(node: &Arc<Node>) {
             node.identity.dir().to_path_buf(),
             node.topology.limits.disk_reserve_bytes,
         )),
-        Box::pin(scrub(node.clone())),
+        Box::pin(scrub(node.clone(), node.topology.storage.scrub_mib_per_second)),
         Box::pin(take_part(node.clone())),
         Box::pin(keep_registry(node.clone())),
         Box::pin(follow_group_zero(node.clone())),

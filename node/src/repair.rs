@@ -10,6 +10,7 @@
 //! Invariants: while anything is lost the group's Raft does not run here, so it neither votes nor acknowledges; nothing is
 //! dropped but by [`judge`]; every step is durable before the next one, so that a crash only repeats work.
 
+mod host;
 pub mod judge;
 mod supervise;
 mod survey;
@@ -20,13 +21,13 @@ use std::time::Duration;
 use tercet_storage::{Done, LogError, LogPoint, LogRecord, LostRecord, SegmentLog};
 use tokio::sync::oneshot;
 
+pub use host::{Host, is_held_back};
 pub use supervise::supervise;
 pub use survey::answer;
 
 use self::judge::{Lost, Verdict, judge};
 use self::survey::{Survey, Wanted};
 use crate::groups::{Quarantine, Standing};
-use crate::node::Node;
 use crate::raft::codec::decode_vote;
 use crate::raft::vote_after_loss;
 
@@ -52,8 +53,8 @@ impl From<LogError> for Halt {
 }
 
 /// One group's repair.
-struct Repair<'a> {
-    node: &'a Node,
+struct Repair<'a, H> {
+    node: &'a H,
     log: &'a SegmentLog,
     group: u32,
     restored: u64,
@@ -63,12 +64,12 @@ struct Repair<'a> {
 ///
 /// # Errors
 /// The log has failed: the node must stop.
-pub async fn repair(node: &Arc<Node>, group: u32) -> Result<u64, LogError> {
-    let mut repair = Repair { node, log: &node.log, group, restored: 0 };
+pub async fn repair<H: Host>(node: &Arc<H>, group: u32) -> Result<u64, LogError> {
+    let mut repair = Repair { node: &**node, log: &node.params().log, group, restored: 0 };
     loop {
         repair.tell("");
         match repair.round().await {
-            Ok(()) if !node.log.is_damaged(group) => return Ok(repair.restored),
+            Ok(()) if !repair.log.is_damaged(group) => return Ok(repair.restored),
             Ok(()) => {}
             Err(Halt::Waits(why)) => {
                 repair.tell(&why);
@@ -115,11 +116,11 @@ async fn durable(submit: impl FnOnce(Done) -> Result<(), LogError>) -> Result<()
     rx.await.unwrap_or(Err(LogError::Closed))
 }
 
-impl Repair<'_> {
+impl<H: Host> Repair<'_, H> {
     fn tell(&self, waits_for: &str) {
         let lost = describe(&self.log.lost(self.group));
         let quarantine = Quarantine { lost, restored: self.restored, waits_for: waits_for.to_owned() };
-        self.node.groups.set(self.group, Standing::Quarantined(quarantine));
+        self.node.groups().set(self.group, Standing::Quarantined(quarantine));
     }
 
     /// Settles the first thing that is lost. With an unknown end, entries near it may have been replaced: what differs from
@@ -187,7 +188,7 @@ impl Repair<'_> {
         let last_wanted = wanted.last().map_or(0, |wanted| wanted.index);
         let survey = Survey::of(self.node, self.group, wanted, self.voucher(last_wanted)).await;
         let (own_vote_term, committed) = (self.own_vote_term(), self.committed());
-        let voters = self.node.topology.voters().count();
+        let voters = self.node.params().voters.len();
         let mut progress = false;
         for (at, Wanted { index, term }) in wanted.iter().enumerate() {
             let lost = Lost { index: *index, term: *term, own_vote_term, committed, voters };
@@ -279,7 +280,7 @@ impl Repair<'_> {
     /// A vote that cannot be one too many: in a term that no other voter has reached, or for its established leader.
     async fn settle_vote(&mut self) -> Result<(), Halt> {
         let survey = Survey::of(self.node, self.group, &[], None).await;
-        let others = self.node.topology.voters().count().saturating_sub(1);
+        let others = self.node.params().voters.len().saturating_sub(1);
         if survey.answered() < others {
             return Err(Halt::Waits(format!(
                 "all other voters, to tell in which terms this node may have voted ({survey})"
@@ -288,7 +289,7 @@ impl Repair<'_> {
         let own_last = self.log.state(self.group).last.map_or(0, |last| last.term);
         let highest = survey.highest_vote_term().max(self.own_vote_term()).max(own_last);
         let leader = survey.leader(highest).map(|(leader, _)| leader);
-        let vote = vote_after_loss(highest, leader, self.node.identity.node_id());
+        let vote = vote_after_loss(highest, leader, self.node.params().node_id);
         durable(|done| self.log.save_vote(self.group, vote, done)).await?;
         tracing::warn!(group = self.group, highest, "the lost vote is replaced");
         Ok(())

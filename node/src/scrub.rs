@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tercet_storage::Scrubber;
 
-use crate::node::Node;
+use crate::raft::runtime;
+use crate::repair::Host;
 
 /// Read at a time.
 const STEP_BYTES: u64 = 512 << 10;
@@ -34,12 +35,12 @@ fn step_pause(mib_per_second: u32) -> Option<Duration> {
     (bytes_per_second > 0).then(|| Duration::from_micros(STEP_BYTES * 1_000_000 / bytes_per_second))
 }
 
-/// Scrubs until dropped.
-pub async fn scrub(node: Arc<Node>) {
-    let Some(pause) = step_pause(node.topology.storage.scrub_mib_per_second) else { return };
-    let mut scrubber: Scrubber = node.log.scrubber();
+/// Scrubs until dropped, and keeps the account of it.
+pub async fn scrub<H: Host>(node: Arc<H>, mib_per_second: u32) {
+    let Some(pause) = step_pause(mib_per_second) else { return };
+    let mut scrubber: Scrubber = node.params().log.scrubber();
     loop {
-        let stepped = tokio::task::spawn_blocking(move || {
+        let stepped = runtime::run_blocking(move || {
             let progress = scrubber.step(STEP_BYTES);
             (scrubber, progress)
         });
@@ -57,7 +58,7 @@ pub async fn scrub(node: Arc<Node>) {
             let finding = &found.finding;
             let what = format!(
                 "node {}: segment {} block {}: {}: {}; {} entries lost, {} written anew",
-                node.name,
+                node.name(),
                 finding.segment,
                 finding.block,
                 finding.verdict,
@@ -65,13 +66,13 @@ pub async fn scrub(node: Arc<Node>) {
                 found.lost.len(),
                 found.rewritten.len()
             );
-            node.scrubbed.send_modify(|scrubbed| {
+            node.scrubbed().send_modify(|scrubbed| {
                 scrubbed.findings += 1;
                 scrubbed.last_finding = Some(what.clone());
             });
             node.event(0, "scrub_finding", what);
         }
-        node.scrubbed.send_modify(|scrubbed| {
+        node.scrubbed().send_modify(|scrubbed| {
             scrubbed.bytes += progress.bytes;
             scrubbed.rounds += u64::from(progress.is_round_over);
         });

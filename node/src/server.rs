@@ -407,7 +407,7 @@ async fn build_node(
         let state = log.state(group);
         fresh &= state.last.is_none() && state.vote.is_none() && !log.is_damaged(group);
         // It is the supervisor that repairs and starts it.
-        standings.push(if log.is_damaged(group) {
+        standings.push(if crate::repair::is_held_back(&log, group) {
             Standing::Quarantined(Quarantine::default())
         } else {
             Standing::Running(Group::start(group_params.of_group(group, &topology)).await?)

@@ -15,6 +15,10 @@ pub const ALL: &[(&str, &str)] = &[
     ("read-without-quorum", "a leader reads without asking anybody whether it still leads"),
     ("keys-lost", "keys that a checkpoint has moved to the index are not found again"),
     ("gate-ignored", "a reply does not wait for its class"),
+    (
+        "quarantined-acknowledges",
+        "a group of which rot has taken something takes part as if nothing were lost",
+    ),
     ("leader-restored", "a leader that restarts goes on leading its term"),
 ];
 

@@ -1,4 +1,4 @@
-//! What a client is told is durable on a majority of the nodes at the instant when it is told: in two zones for class `city`, in
+//! What a client is told is (or was, until rot took it) durable on a majority of the nodes at the instant when it is told: in two zones for class `city`, in
 //! every site for class `geo`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ pub(super) fn check(
 ) -> Result<(), String> {
     let holds = |voter: &&Voter| {
         let disk = disks.get(&voter.node_id);
-        disk.is_some_and(|disk| disk.durable(|durable| durable.holds(point.term, point.index)))
+        disk.is_some_and(|disk| disk.durable(|durable| durable.once_held(point.term, point.index)))
     };
     let holders: Vec<&Voter> = voters.iter().filter(holds).collect();
     let zones: BTreeSet<&str> = holders.iter().map(|voter| voter.zone.as_str()).collect();

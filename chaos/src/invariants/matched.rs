@@ -30,7 +30,8 @@ mod tests {
 
     #[test]
     fn only_what_is_or_was_durable_matches() {
-        let durable = Durable { terms: [(1, 1), (2, 3)].into(), truncated: [(2, 2)].into(), vote: None };
+        let durable =
+            Durable { terms: [(1, 1), (2, 3)].into(), truncated: [(2, 2)].into(), ..Durable::default() };
         let trace = Arc::new(Trace::new(None).expect("no file"));
         let disk = PacedDisk::new("n", SimDisk::new(0), durable, 0, trace);
         let says = |term, index| {

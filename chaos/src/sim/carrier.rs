@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tercet_node::raft::network::transport::{CarriedAnswers, Carrier};
+use tercet_node::repair::answer;
 use tercet_proto::v1;
 use tokio::sync::mpsc;
 
@@ -76,6 +77,18 @@ impl Carrier for SimCarrier {
 
     fn hello(&self, to_node: u64) -> BoxFuture<'static, Result<(), String>> {
         let asked = self.net.ask(self.node, to_node, "is asked whether it is there", |_| async { Ok(()) });
+        asked.map(flat).boxed()
+    }
+
+    fn fetch_records(
+        &self,
+        to_node: u64,
+        request: v1::FetchRecordsRequest,
+    ) -> BoxFuture<'static, Result<v1::FetchRecordsResponse, String>> {
+        let asked = self.net.ask_host(self.node, to_node, "asks for records", move |host| {
+            let request = request.clone();
+            async move { answer(&*host, &request).map_err(|refusal| refusal.to_string()) }
+        });
         asked.map(flat).boxed()
     }
 

@@ -170,6 +170,36 @@ impl Cluster {
         }
     }
 
+    /// Whether one more node may lose what it holds: a majority must be whole at every moment.
+    pub fn may_ail(&self, id: u64) -> bool {
+        let others = self.nodes.iter().filter(|node| node.id != id && node.ails().is_some()).count();
+        (others + 1) * 2 < self.nodes.len()
+    }
+
+    /// Whether no node lacks anything that it once held.
+    pub fn is_whole(&self) -> bool {
+        self.nodes.iter().all(|node| node.ails().is_none())
+    }
+
+    /// Waits until no node lacks anything that it once held.
+    ///
+    /// # Errors
+    /// What is missing where when the patience is over.
+    pub async fn mended(&self, patience: Duration) -> Result<(), Unmet> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut ailing =
+                self.nodes.iter().filter_map(|node| Some(format!("{}: {}", node.name, node.ails()?)));
+            let Some(first) = ailing.next() else { return Ok(()) };
+            if Instant::now() > deadline {
+                return Err(format!(
+                    "liveness: in {patience:?} after healing a node is not repaired: {first}"
+                ));
+            }
+            sleep(POLL).await;
+        }
+    }
+
     /// Cuts or joins every link between two sets of nodes.
     pub fn part(&self, left: &[u64], right: &[u64], by: i32) {
         Net::between(left, right, |from, to| self.common.net.cut(from, to, by));

@@ -26,6 +26,8 @@ pub struct Durable {
     pub terms: BTreeMap<u64, u64>,
     /// (term, index) of entries that were durable and have been truncated since.
     pub truncated: BTreeSet<(u64, u64)>,
+    /// Terms of the entries by index that were durable and that rot has taken since; until they are restored or truncated.
+    pub rotten: BTreeMap<u64, u64>,
     /// The newest vote: its number in the group, its term, for whom.
     pub vote: Option<(u64, u64, u64)>,
 }
@@ -41,12 +43,27 @@ impl Durable {
         self.holds(term, index) || self.truncated.contains(&(term, index))
     }
 
+    /// Whether the entry is durable, or was until rot took it.
+    pub fn once_held(&self, term: u64, index: u64) -> bool {
+        self.holds(term, index) || self.rotten.get(&index) == Some(&term)
+    }
+
+    /// What a restart has found instead of this: notes which entries are missing.
+    pub fn followed_by(&self, mut found: Self) -> Self {
+        let all = self.terms.iter().chain(&self.rotten);
+        found.rotten =
+            all.filter(|(index, term)| !found.holds(**term, **index)).map(|(i, t)| (*i, *t)).collect();
+        found
+    }
+
     fn apply(&mut self, change: &Change) {
         match *change {
             Change::Entry { term, index } => {
                 self.terms.insert(index, term);
+                self.rotten.remove(&index);
             }
             Change::Truncate { kept } => {
+                self.rotten.split_off(&(kept + 1));
                 let dropped = self.terms.split_off(&(kept + 1));
                 self.truncated.extend(dropped.into_iter().map(|(index, term)| (term, index)));
             }
@@ -114,6 +131,28 @@ impl PacedDisk {
     /// What recovery has found counts as durable.
     pub fn recovered(&self, durable: Durable) {
         self.pace().durable = durable;
+    }
+
+    /// The log is whole again: what was lost at its end and has not come back was dropped.
+    pub fn repaired(&self) {
+        self.pace().durable.rotten.clear();
+    }
+
+    /// What was durable for certain: what an interrupted truncation may have dropped is not.
+    pub fn at_the_end(&self) -> Durable {
+        let pace = self.pace();
+        let mut durable = pace.durable.clone();
+        for change in pace.batches.values().flat_map(|(_, changes)| changes) {
+            if matches!(change, Change::Truncate { .. }) {
+                durable.apply(change);
+            }
+        }
+        durable
+    }
+
+    /// Does something to the disk itself.
+    pub fn with_disk<T>(&self, what: impl FnOnce(&SimDisk) -> T) -> T {
+        what(&self.disk)
     }
 
     /// When the disk will have something to say.

@@ -40,6 +40,13 @@ async fn happen(cluster: &Arc<Cluster>, number: u64, fault: &Fault) {
                 node.kill(PowerLoss::LosesAll);
                 node.drop_index();
             }
+            // Beyond a minority what was acknowledged could be gone.
+            FaultKind::Rot | FaultKind::LatentRot if !cluster.may_ail(node.id) => {}
+            FaultKind::Rot => {
+                node.kill(PowerLoss::LosesAll);
+                node.rot(fault.amount, number);
+            }
+            FaultKind::LatentRot => node.rot(fault.amount, number),
             FaultKind::Pause => node.pause(true),
             FaultKind::SlowDisk => node.slow_disk(Duration::from_millis(fault.amount.unsigned_abs())),
             FaultKind::DiskFull => node.fill_disk(true),
@@ -109,7 +116,11 @@ fn change_links(cluster: &Cluster, kind: FaultKind, links: &[(u64, u64)], amount
 async fn undo(cluster: &Arc<Cluster>, fault: &Fault, nodes: &[u64]) {
     for node in nodes.iter().filter_map(|id| cluster.node(*id)) {
         match fault.kind {
-            FaultKind::Kill | FaultKind::PowerLoss | FaultKind::TornPower | FaultKind::LostIndex => {
+            FaultKind::Kill
+            | FaultKind::PowerLoss
+            | FaultKind::TornPower
+            | FaultKind::LostIndex
+            | FaultKind::Rot => {
                 cluster.start_node(node.id).await;
             }
             FaultKind::Pause => node.pause(false),

@@ -26,6 +26,7 @@ use tercet_node::raft::group::Group;
 use tercet_node::raft::runtime::{Scope, watch};
 use tokio::sync::oneshot;
 
+use super::host::SimHost;
 use super::trace::Trace;
 
 /// Stands for all clients, as the end of a link.
@@ -44,6 +45,15 @@ pub struct Target {
     pub group: Arc<Group>,
 }
 
+/// A running node, whether its group takes part or is being repaired.
+#[derive(Clone)]
+pub struct Door {
+    /// Its tasks.
+    pub scope: Arc<Scope>,
+    /// The node.
+    pub host: Arc<SimHost>,
+}
+
 /// A directed link.
 #[derive(Debug, Clone, Copy, Default)]
 struct Link {
@@ -59,6 +69,7 @@ struct State {
     rng: SmallRng,
     links: BTreeMap<(u64, u64), Link>,
     targets: BTreeMap<u64, Target>,
+    doors: BTreeMap<u64, Door>,
 }
 
 /// The network. Clones of the handle share it.
@@ -76,8 +87,12 @@ struct Inner {
 impl Net {
     /// A network between the nodes of `zone_of`, and clients in the first site.
     pub fn new(zone_of: BTreeMap<u64, String>, seed: u64, trace: Arc<Trace>) -> Self {
-        let state =
-            State { rng: SmallRng::seed_from_u64(seed), links: BTreeMap::new(), targets: BTreeMap::new() };
+        let state = State {
+            rng: SmallRng::seed_from_u64(seed),
+            links: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            doors: BTreeMap::new(),
+        };
         Self(Arc::new(Inner { state: Mutex::new(state), zone_of, healed: watch::Sender::new(0), trace }))
     }
 
@@ -99,10 +114,22 @@ impl Net {
         };
     }
 
+    /// A node can be asked for records from now on, or (none) cannot any more.
+    pub fn set_door(&self, node: u64, door: Option<Door>) {
+        let mut state = self.state();
+        match door {
+            Some(door) => state.doors.insert(node, door),
+            None => state.doors.remove(&node),
+        };
+    }
+
     /// No node serves any more. A target holds its node's way into the network, so whoever made a network ends it with this.
     pub fn close(&self) {
-        let targets = std::mem::take(&mut self.state().targets);
-        drop(targets);
+        let (targets, doors) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.targets), std::mem::take(&mut state.doors))
+        };
+        drop((targets, doors));
     }
 
     fn target(&self, node: u64) -> Option<Target> {
@@ -173,7 +200,7 @@ impl Net {
         !is_lost && !self.is_cut(from, to)
     }
 
-    /// Asks a node; `handle` runs there. Waits for ever for an answer that is lost.
+    /// Asks a node whose group takes part; `handle` runs there. Waits for ever for an answer that is lost.
     pub fn ask<T, F, FF>(
         &self,
         from: u64,
@@ -184,6 +211,43 @@ impl Net {
     where
         T: Send + 'static,
         F: Fn(Target) -> FF + Send + 'static,
+        FF: Future<Output = T> + Send + 'static,
+    {
+        self.ask_any(from, to, what, move |net| {
+            let target = net.target(to)?;
+            Some((target.scope.clone(), handle(target)))
+        })
+    }
+
+    /// Asks a node that runs, whether its group takes part or not.
+    pub fn ask_host<T, F, FF>(
+        &self,
+        from: u64,
+        to: u64,
+        what: &'static str,
+        handle: F,
+    ) -> impl Future<Output = Result<T, String>> + Send + 'static + use<T, F, FF>
+    where
+        T: Send + 'static,
+        F: Fn(Arc<SimHost>) -> FF + Send + 'static,
+        FF: Future<Output = T> + Send + 'static,
+    {
+        self.ask_any(from, to, what, move |net| {
+            let door = net.state().doors.get(&to).cloned()?;
+            Some((door.scope, handle(door.host)))
+        })
+    }
+
+    fn ask_any<T, F, FF>(
+        &self,
+        from: u64,
+        to: u64,
+        what: &'static str,
+        handle: F,
+    ) -> impl Future<Output = Result<T, String>> + Send + 'static + use<T, F, FF>
+    where
+        T: Send + 'static,
+        F: Fn(&Self) -> Option<(Arc<Scope>, FF)> + Send + 'static,
         FF: Future<Output = T> + Send + 'static,
     {
         let (tx, rx) = oneshot::channel();
@@ -211,7 +275,7 @@ impl Net {
     ) -> Option<Result<T, String>>
     where
         T: Send + 'static,
-        F: Fn(Target) -> FF,
+        F: Fn(&Self) -> Option<(Arc<Scope>, FF)>,
         FF: Future<Output = T> + Send + 'static,
     {
         if !self.carry(from, to).await {
@@ -219,15 +283,16 @@ impl Net {
             return None;
         }
         self.trace().event(format_args!("{from}>{to} {what}"));
-        let answer = match self.target(to) {
+        let answer = match handle(self) {
             None => Err("connection refused".to_owned()),
-            Some(target) => {
+            Some((scope, working)) => {
                 let (tx, rx) = oneshot::channel();
-                let working = handle(target.clone());
-                target.scope.spawn(async move { drop(tx.send(working.await)) });
-                if self.draw(DOUBLED) {
+                scope.spawn(async move { drop(tx.send(working.await)) });
+                if self.draw(DOUBLED)
+                    && let Some((scope, working)) = handle(self)
+                {
                     // The second copy's answer is nobody's.
-                    target.scope.spawn(handle(target.clone()));
+                    scope.spawn(working);
                 }
                 rx.await.map_err(|_| "connection reset".to_owned())
             }

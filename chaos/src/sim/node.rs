@@ -7,22 +7,31 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tercet_node::groups::{Groups, Quarantine, Standing};
 use tercet_node::placement::{Policy, Voter};
 use tercet_node::raft::codec::decode_vote;
 use tercet_node::raft::group::{Group, GroupParams};
 use tercet_node::raft::network::transport::Transport;
 use tercet_node::raft::runtime::Scope;
+use tercet_node::repair::{is_held_back, supervise};
 use tercet_node::room::DiskRoom;
+use tercet_node::scrub::scrub;
 use tercet_proto::topology::{Timing, Topology};
 use tercet_storage::disk::{PowerLoss, SimDisk, Wait};
 use tercet_storage::index::Index;
-use tercet_storage::{LogDriver, LogOptions, SegmentLog, StoreId};
+use tercet_storage::{LogDriver, LogError, LogOptions, LostRecord, SegmentLog, StoreId};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::carrier::SimCarrier;
 use super::disk::{Durable, PacedDisk};
-use super::net::{Net, Target};
+use super::host::SimHost;
+use super::net::{Door, Net, Target};
 use super::proofs::KeptProofs;
+use super::rot::{self, Reach};
+use super::standing::Standings;
 use crate::invariants::Witness;
 
 /// The group.
@@ -33,10 +42,8 @@ const EPOCH_US: i64 = 1_767_571_200_000_000;
 const FIRST_INCARNATION: u64 = 1;
 /// How often a node looks at the room on its disk, as in production.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often a node's progress is compared with what others have.
-const WATCH: Duration = Duration::from_millis(50);
-/// In so many of these rounds the balances are summed up once.
-const BALANCES_EVERY: u32 = 20;
+/// How fast sealed segments are read again, as in production.
+const SCRUB_MIB_PER_SECOND: u32 = 4;
 
 /// What all nodes have in common.
 #[derive(Clone)]
@@ -64,7 +71,16 @@ struct Life {
     scope: Arc<Scope>,
     log: SegmentLog,
     disk: PacedDisk,
-    group: Arc<Mutex<Option<Arc<Group>>>>,
+    host: Arc<Mutex<Option<Arc<SimHost>>>>,
+}
+
+/// Bits have flipped on a node's disk, and it is not known that nothing is missing there.
+#[derive(Debug, Clone, Copy)]
+struct Rotten {
+    /// In which of its lives, or after it.
+    life: u64,
+    /// After how many rounds of the scrubber in that life.
+    rounds: u64,
 }
 
 /// See the module.
@@ -85,6 +101,9 @@ struct State {
     disk: SimDisk,
     index: Arc<Index>,
     proofs: Arc<KeptProofs>,
+    /// What was durable when it stopped.
+    durable: Durable,
+    rotten: Option<Rotten>,
     lives: u64,
     slow: Duration,
 }
@@ -104,6 +123,8 @@ impl SimNode {
                 disk,
                 index,
                 proofs: Arc::default(),
+                durable: Durable::default(),
+                rotten: None,
                 lives: 0,
                 slow: Duration::ZERO,
             }),
@@ -114,36 +135,74 @@ impl SimNode {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the log and starts the group; returns when the node serves.
+    /// Opens the log and starts the group; returns when the node serves, or is being repaired.
     ///
     /// # Errors
-    /// The log cannot be opened or is damaged, or the group does not start: nothing that a crash does may lead to that.
+    /// The log cannot be opened or is damaged although no bit has flipped, or the group does not start.
     pub async fn start(&self) -> Result<(), String> {
-        let (scope, group_slot) = {
+        let (scope, slot, log) = {
             let mut state = self.state();
             if state.life.is_some() {
                 return Ok(());
             }
             state.lives += 1;
             let life = self.open(&mut state)?;
-            let started = (life.scope.clone(), life.group.clone());
+            let started = (life.scope.clone(), life.host.clone(), life.log.clone());
             state.life = Some(life);
             started
         };
-        let params = self.params(&scope)?;
-        let starting = scope.spawn(async move { Group::start(params).await });
-        let group = match starting.await {
-            Ok(Ok(group)) => group,
-            Ok(Err(error)) => return Err(format!("{}: the group does not start: {error}", self.name)),
+        let settling = scope.spawn(settle_groups(log.clone()));
+        match settling.await {
+            Ok(settled) => settled.map_err(|error| format!("{}: {error}", self.name))?,
             // Killed while it was starting.
-            Err(error) if error.is_cancelled() => return Ok(()),
-            Err(error) => return Err(format!("{}: starting the group: {error}", self.name)),
+            Err(_) => return Ok(()),
+        }
+        let params = self.params(&scope)?;
+        let standing = if is_held_back(&log, GROUP) {
+            Standing::Quarantined(Quarantine::default())
+        } else {
+            let params = params.clone();
+            match scope.spawn(async move { Group::start(params).await }).await {
+                Ok(Ok(group)) => Standing::Running(group),
+                Ok(Err(error)) => return Err(format!("{}: the group does not start: {error}", self.name)),
+                Err(error) if error.is_cancelled() => return Ok(()),
+                Err(error) => return Err(format!("{}: starting the group: {error}", self.name)),
+            }
         };
-        *group_slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(group.clone());
-        self.watch(&scope, &group);
-        self.common.net.set_target(self.id, Some(Target { scope, group }));
-        self.common.net.trace().event(format_args!("{} serves", self.name));
+        let host = Arc::new(SimHost {
+            name: self.name.clone(),
+            params,
+            topology: self.common.topology.clone(),
+            groups: Groups::new(vec![standing]),
+            began: Instant::now(),
+            damaged: watch::Sender::new(0),
+            scrubbed: watch::Sender::default(),
+            trace: self.common.net.trace_handle(),
+            witness: self.common.witness.clone(),
+        });
+        let is_present = self.state().life.as_ref().is_some_and(|life| Arc::ptr_eq(&life.scope, &scope));
+        if is_present {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(host.clone());
+            self.serve(&scope, &host);
+        }
         Ok(())
+    }
+
+    /// Starts what runs beside the group, as the controller does, and follows how the group stands.
+    fn serve(&self, scope: &Arc<Scope>, host: &Arc<SimHost>) {
+        let damaged = Arc::downgrade(host);
+        host.params.log.on_rot(Box::new(move |_| {
+            if let Some(host) = damaged.upgrade() {
+                host.damaged.send_modify(|times| *times += 1);
+            }
+        }));
+        self.common.net.set_door(self.id, Some(Door { scope: scope.clone(), host: host.clone() }));
+        let standing =
+            Standings { id: self.id, common: self.common.clone(), scope: scope.clone(), host: host.clone() };
+        standing.tell();
+        scope.spawn(standing.follow());
+        scope.spawn(supervise(host.clone(), GROUP));
+        scope.spawn(scrub(host.clone(), SCRUB_MIB_PER_SECOND));
     }
 
     fn open(&self, state: &mut State) -> Result<Life, String> {
@@ -158,24 +217,30 @@ impl SimNode {
         let (log, driver, report) = SegmentLog::open_stepped(Box::new(disk.clone()), options)
             .map_err(|error| fail(format!("the log cannot be opened: {error}")))?;
         let findings: Vec<String> = report.findings.iter().map(|found| found.verdict.to_string()).collect();
-        if log.is_damaged(GROUP) || log.unsettled_batches() > 0 {
+        let is_damaged = log.is_damaged(GROUP) || log.unsettled_batches() > 0;
+        if is_damaged && state.rotten.is_none() {
             return Err(fail(format!("after a crash without rot the log is damaged: {findings:?}")));
         }
-        let durable = recovered(&log);
+        let mut lost = log.lost(GROUP);
+        if log.unsettled_batches() > 0 && !log.groups().contains(&GROUP) {
+            // It is about to be told that this group may have been in what is lost with its tables.
+            lost = vec![LostRecord::Tail { after: None }, LostRecord::Vote];
+        }
+        let durable = state.durable.followed_by(recovered(&log, &lost));
         trace.event(format_args!(
-            "{} recovers {} entries, vote {:?}, {findings:?}",
+            "{} recovers {} entries, vote {:?}, {findings:?}, lost {lost:?}",
             self.name,
             durable.terms.len(),
             durable.vote
         ));
         disk.recovered(durable.clone());
-        self.common.witness.started(self.id, disk.clone(), &durable);
-        if !Group::index_fits(GROUP, &state.index, &log) {
+        self.common.witness.started(self.id, disk.clone(), &durable, &lost);
+        if !log.is_damaged(GROUP) && !Group::index_fits(GROUP, &state.index, &log) {
             state.index = Arc::new(Index::in_memory());
         }
         let scope = Scope::new(seed);
         scope.spawn(drive(driver, disk.clone(), self.common.begun));
-        Ok(Life { scope, log, disk, group: Arc::default() })
+        Ok(Life { scope, log, disk, host: Arc::default() })
     }
 
     fn params(&self, scope: &Arc<Scope>) -> Result<GroupParams, String> {
@@ -221,49 +286,15 @@ impl SimNode {
         .of_group(GROUP, &self.common.topology))
     }
 
-    /// Shows the node's leadership and progress to the witness, as long as it lives.
-    fn watch(&self, scope: &Arc<Scope>, group: &Arc<Group>) {
-        let (id, witness) = (self.id, self.common.witness.clone());
-        let (trace, name) = (self.common.net.trace_handle(), self.name.clone());
-        let mut leadership = group.leadership();
-        scope.spawn(async move {
-            loop {
-                let now = *leadership.borrow_and_update();
-                trace.event(format_args!("{name} {now:?}"));
-                if now.leads {
-                    witness.leads(id, now.term);
-                }
-                if leadership.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
-        let (witness, name, given_up) = (self.common.witness.clone(), self.name.clone(), group.clone());
-        scope.spawn(async move {
-            let why = given_up.given_up().await;
-            witness.violated(format!("stopped: {name} gives its group up: {why}"));
-        });
-        let witness = self.common.witness.clone();
-        let (group, log) = (group.clone(), self.log());
-        scope.spawn(async move {
-            let Some(log) = log else { return };
-            for round in 0_u32.. {
-                witness.applied(id, *group.state().applied().borrow(), &log);
-                if round.is_multiple_of(BALANCES_EVERY) {
-                    witness.ledger(id, &group.state().ledger());
-                }
-                tokio::time::sleep(WATCH).await;
-            }
-        });
-    }
-
     /// Ends the node where it stands. `loss` says what becomes of what was not durable.
     pub fn kill(&self, loss: PowerLoss) {
         let mut state = self.state();
         let Some(life) = state.life.take() else { return };
         self.common.net.set_target(self.id, None);
+        self.common.net.set_door(self.id, None);
         life.scope.end();
         let seed = mix(self.common.seed, self.id + 1_000, state.lives);
+        state.durable = life.disk.at_the_end();
         state.disk = life.disk.after(seed, loss);
         self.common.net.trace().event(format_args!("{} is killed, {loss:?}", self.name));
     }
@@ -342,8 +373,48 @@ impl SimNode {
 
     /// Its group, when it serves.
     pub fn group(&self) -> Option<Arc<Group>> {
-        let slot = self.state().life.as_ref().map(|life| life.group.clone())?;
+        self.host()?.groups.get(GROUP).ok()
+    }
+
+    fn host(&self) -> Option<Arc<SimHost>> {
+        let slot = self.state().life.as_ref().map(|life| life.host.clone())?;
         slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Flips so many bits of its disk: anywhere while it is down, in sealed segments while it runs.
+    pub fn rot(&self, bits: i64, number: u64) {
+        let rounds = self.host().map_or(0, |host| host.scrubbed.borrow().rounds);
+        let mut state = self.state();
+        let mut rng = SmallRng::seed_from_u64(mix(self.common.seed, self.id + 2_000, number));
+        let mut flips = Vec::new();
+        for _ in 0..bits {
+            flips.extend(match &state.life {
+                Some(life) => life.disk.with_disk(|disk| rot::flip(disk, &mut rng, Reach::Sealed)),
+                None => rot::flip(&state.disk, &mut rng, Reach::Everything),
+            });
+        }
+        if !flips.is_empty() {
+            state.rotten = Some(Rotten { life: state.lives, rounds });
+        }
+        self.common.net.trace().event(format_args!("{} rots: {flips:?}", self.name));
+    }
+
+    /// Why it may lack something that it once held; none: it is whole.
+    pub fn ails(&self) -> Option<String> {
+        let rotten = self.state().rotten?;
+        let Some(host) = self.host() else { return Some("it is down, and its disk has rotted".into()) };
+        if let Some((_, Standing::Quarantined(quarantine))) = host.groups.standings().next() {
+            return Some(quarantine.describe());
+        }
+        let mut state = self.state();
+        // A start reads everything, a round of the scrubber what it has not passed yet.
+        let rounds = host.scrubbed.borrow().rounds;
+        let is_read = state.lives > rotten.life || rounds >= rotten.rounds.saturating_add(2);
+        if !is_read || host.params.log.is_damaged(GROUP) {
+            return Some("its disk has rotted, and the scrubber has not found that yet".into());
+        }
+        state.rotten = None;
+        None
     }
 
     fn log(&self) -> Option<SegmentLog> {
@@ -368,14 +439,27 @@ pub fn mix(seed: u64, a: u64, b: u64) -> u64 {
 }
 
 /// What recovery has found on the disk.
-fn recovered(log: &SegmentLog) -> Durable {
+fn recovered(log: &SegmentLog, lost: &[LostRecord]) -> Durable {
     let state = log.state(GROUP);
     let last = state.last.map_or(0, |last| last.index);
-    let terms =
-        (1..=last).filter_map(|index| log.point(GROUP, index).map(|point| (index, point.term))).collect();
+    // Of a lost entry the term may be known.
+    let is_lost =
+        |index| lost.iter().any(|lost| matches!(*lost, LostRecord::Entry { index: at, .. } if at == index));
+    let there = (0..=last).filter(|index| !is_lost(*index));
+    let terms = there.filter_map(|index| log.point(GROUP, index).map(|point| (index, point.term))).collect();
     let vote = state.vote.as_ref().and_then(|bytes| decode_vote(bytes).ok());
     let vote = vote.map(|vote| (0, vote.leader_id.term, vote.leader_id.voted_for));
     Durable { terms, vote, ..Durable::default() }
+}
+
+/// Tells the log which groups there are, when batches are lost of which not even the groups are known.
+async fn settle_groups(log: SegmentLog) -> Result<(), LogError> {
+    if log.unsettled_batches() == 0 {
+        return Ok(());
+    }
+    let (tx, rx) = oneshot::channel();
+    log.settle_groups(&[GROUP], Box::new(move |result| drop(tx.send(result))))?;
+    rx.await.unwrap_or(Err(LogError::Closed))
 }
 
 /// The committer's and the housekeeper's threads.

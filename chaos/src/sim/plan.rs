@@ -56,7 +56,7 @@ pub struct Fault {
     /// To which directed links, `from>to`; `clients` is an end, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<String>,
-    /// How much: milliseconds of delay or skew, messages lost of 1,000.
+    /// How much: milliseconds of delay or skew, messages lost of 1,000, bits that flip.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub amount: i64,
 }
@@ -78,6 +78,10 @@ pub enum FaultKind {
     TornPower,
     /// As `PowerLoss`, and the index is gone afterwards.
     LostIndex,
+    /// The power is cut, and bits of what was durable flip before it comes back.
+    Rot,
+    /// Bits of sealed segments flip under a running node.
+    LatentRot,
     /// The process stands still.
     Pause,
     /// Links carry nothing.
@@ -190,12 +194,14 @@ fn core(rng: &mut SmallRng) -> Vec<String> {
 
 fn draw(rng: &mut SmallRng) -> Fault {
     let kind = match rng.random_range(0..100) {
-        0..12 => FaultKind::Kill,
-        12..22 => FaultKind::PowerLoss,
-        22..32 => FaultKind::TornPower,
-        32..36 => FaultKind::LostIndex,
-        36..44 => FaultKind::Pause,
-        44..70 => FaultKind::Cut,
+        0..9 => FaultKind::Kill,
+        9..16 => FaultKind::PowerLoss,
+        16..24 => FaultKind::TornPower,
+        24..28 => FaultKind::LostIndex,
+        28..36 => FaultKind::Rot,
+        36..39 => FaultKind::LatentRot,
+        39..46 => FaultKind::Pause,
+        46..70 => FaultKind::Cut,
         70..73 => FaultKind::Flap,
         73..77 => FaultKind::SlowLink,
         77..80 => FaultKind::Lossy,
@@ -215,6 +221,10 @@ fn draw(rng: &mut SmallRng) -> Fault {
             (shape, nodes)
         }
         FaultKind::Transfer => (String::new(), vec![any(rng)]),
+        FaultKind::Rot | FaultKind::LatentRot => {
+            let whom = if rng.random_range(0..3) == 0 { "leader".into() } else { any(rng) };
+            (String::new(), vec![whom])
+        }
         _ => victims(rng),
     };
     match kind {
@@ -222,6 +232,7 @@ fn draw(rng: &mut SmallRng) -> Fault {
         FaultKind::Lossy => amount = rng.random_range(20..500),
         FaultKind::SlowDisk => amount = rng.random_range(5..600),
         FaultKind::Skew => amount = rng.random_range(-3_600_000..3_600_000),
+        FaultKind::Rot | FaultKind::LatentRot => amount = rng.random_range(1..=3),
         FaultKind::Flap => amount = rng.random_range(20..400),
         _ => {}
     }

@@ -355,6 +355,7 @@ impl Group {
             tracing::warn!(group = self.params.group, %error, "Raft did not stop cleanly");
         }
         self.gate.demote();
+        self.state.flushed().await;
         let state = self.state.clone();
         match runtime::run_blocking(move || state.checkpoint()).await {
             Ok(Ok(())) => {}

@@ -146,15 +146,24 @@ impl GroupState {
         Ok(())
     }
 
+    /// Whether the log holds an entry at `index` that is not flushed yet. What it does not hold (a snapshot's state) has no
+    /// flush to wait for.
+    fn is_unflushed(&self, index: u64) -> bool {
+        let state = self.log.state(self.group);
+        state.last.is_some_and(|last| last.index >= index)
+            && state.durable_last.is_none_or(|durable| durable.index < index)
+    }
+
+    /// Waits until what is applied is flushed, or the log has failed or stopped: from then on a checkpoint does not block.
+    pub async fn flushed(&self) {
+        let (mut flushed, applied) = (self.flushed.clone(), *self.applied.borrow());
+        while self.is_unflushed(applied) && self.log.failure().is_none() && flushed.changed().await.is_ok() {}
+    }
+
     /// Blocks until the log is flushed through `index`, or has failed or stopped.
     fn wait_flushed(&self, index: u64) -> io::Result<()> {
         let mut flushed = self.flushed.clone();
-        // What the log does not hold (a snapshot's state) has no flush to wait for.
-        let pending = |state: tercet_storage::GroupState| {
-            state.last.is_some_and(|last| last.index >= index)
-                && state.durable_last.is_none_or(|durable| durable.index < index)
-        };
-        while pending(self.log.state(self.group)) {
+        while self.is_unflushed(index) {
             if let Some(error) = self.log.failure() {
                 return Err(io::Error::other(error));
             }

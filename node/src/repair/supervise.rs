@@ -6,31 +6,33 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::host::{Host, is_held_back};
 use crate::groups::Standing;
-use crate::node::Node;
 use crate::raft::group::Group;
 
 /// How long a leader with rot may take to hand over.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// Watches over a group until the node stops.
-pub async fn supervise(node: Arc<Node>, group: u32) {
+pub async fn supervise<H: Host>(node: Arc<H>, group: u32) {
+    let log = node.params().log.clone();
     loop {
-        if node.log.is_damaged(group) {
-            if let Ok(running) = node.group(group) {
-                take_out(&node, &running).await;
+        if is_held_back(&log, group) {
+            if let Ok(running) = node.groups().get(group) {
+                take_out(&*node, &running).await;
             }
             if !bring_back(&node, group).await {
                 return;
             }
         }
-        let Ok(running) = node.group(group) else { return };
-        let mut damaged = node.damaged.subscribe();
+        let Ok(running) = node.groups().get(group) else { return };
+        let mut damaged = node.damaged();
         tokio::select! {
-            _ = damaged.wait_for(|_| node.log.is_damaged(group)) => {}
+            biased;
+            _ = damaged.wait_for(|_| is_held_back(&log, group)) => {}
             why = running.given_up() => {
-                if !node.log.is_damaged(group) {
-                    node.failure.send_replace(Some(format!("Raft gave group {group} up: {why}")));
+                if !is_held_back(&log, group) {
+                    node.fail(format!("Raft gave group {group} up: {why}"));
                     return;
                 }
             }
@@ -39,10 +41,10 @@ pub async fn supervise(node: Arc<Node>, group: u32) {
 }
 
 /// Hands leadership over and stops the group's Raft.
-async fn take_out(node: &Node, running: &Arc<Group>) {
+async fn take_out(node: &impl Host, running: &Arc<Group>) {
     let group = running.id();
-    let lost = super::describe(&node.log.lost(group));
-    node.event(group, "rot_found", format!("node {}: group {group}: rot took {lost}", node.name));
+    let lost = super::describe(&node.params().log.lost(group));
+    node.event(group, "rot_found", format!("node {}: group {group}: rot took {lost}", node.name()));
     if running.is_leader() {
         match running.hand_over(HAND_OVER).await {
             Ok(to) => {
@@ -51,44 +53,45 @@ async fn take_out(node: &Node, running: &Arc<Group>) {
             Err(refusal) => tracing::warn!(group, %refusal, "leadership could not be handed over"),
         }
     }
-    node.groups.set(group, Standing::Quarantined(Default::default()));
+    node.groups().set(group, Standing::Quarantined(Default::default()));
     running.shutdown().await;
 }
 
 /// Repairs and starts a group. False: the node cannot go on.
-async fn bring_back(node: &Arc<Node>, group: u32) -> bool {
-    let lost = super::describe(&node.log.lost(group));
-    node.event(group, "quarantined", format!("node {}: group {group} is quarantined: {lost}", node.name));
+async fn bring_back<H: Host>(node: &Arc<H>, group: u32) -> bool {
+    let lost = super::describe(&node.params().log.lost(group));
+    node.event(group, "quarantined", format!("node {}: group {group} is quarantined: {lost}", node.name()));
     let restored = match super::repair(node, group).await {
         Ok(restored) => restored,
         Err(error) => {
-            node.failure.send_replace(Some(error.to_string()));
+            node.fail(error.to_string());
             return false;
         }
     };
-    if !Group::index_fits(group, &node.group_params.index, &node.log) {
+    if !Group::index_fits(group, &node.params().index, &node.params().log) {
         let why = format!(
             "the index of group {group} does not fit the repaired log; it is rebuilt at the next start"
         );
-        node.failure.send_replace(Some(why));
+        node.fail(why);
         return false;
     }
-    match Group::start(node.group_params.of_group(group, &node.topology)).await {
+    match Group::start(node.params_of(group)).await {
         Ok(running) => {
-            node.groups.set(group, Standing::Running(running));
-            let what = format!("node {}: group {group} is repaired ({restored} records) and runs", node.name);
-            node.groups.remember_repair(
+            node.groups().set(group, Standing::Running(running));
+            let what =
+                format!("node {}: group {group} is repaired ({restored} records) and runs", node.name());
+            node.groups().remember_repair(
                 group,
                 format!(
                     "repaired {} s after the start of the node, {restored} records restored from peers; rot had taken {lost}",
-                    node.started.elapsed().as_secs()
+                    node.uptime().as_secs()
                 ),
             );
             node.event(group, "repaired", what);
             true
         }
         Err(error) => {
-            node.failure.send_replace(Some(error.to_string()));
+            node.fail(error.to_string());
             false
         }
     }

@@ -13,8 +13,8 @@ use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 use tercet_storage::{self as storage, LogPoint, LogRecord};
 
+use super::host::Host;
 use super::judge::{Answer, Held};
-use crate::node::Node;
 use crate::raft::codec::decode_vote;
 
 /// How long a voter may take.
@@ -37,7 +37,7 @@ pub(super) struct Survey {
 }
 
 fn request(
-    node: &Node,
+    node: &impl Host,
     to: u64,
     group: u32,
     wanted: &[Wanted],
@@ -45,18 +45,21 @@ fn request(
 ) -> v1::FetchRecordsRequest {
     let wanted = wanted.iter().map(|wanted| v1::WantedRecord { index: wanted.index, term: wanted.term });
     v1::FetchRecordsRequest {
-        header: Some(node.peers.header(to, group)),
+        header: Some(node.params().peers.header(to, group)),
         wanted: wanted.collect(),
         vouched_by: vouched_by.map(|point| v1::PeerLogId { term: point.term, index: point.index }),
     }
 }
 
-async fn ask(node: &Node, to: u64, request: v1::FetchRecordsRequest) -> Option<v1::FetchRecordsResponse> {
-    let mut client = node.peers.client(to).ok()?;
-    match tokio::time::timeout(PATIENCE, client.fetch_records(request)).await {
-        Ok(Ok(response)) => Some(response.into_inner()),
-        Ok(Err(status)) => {
-            tracing::debug!(peer = to, %status, "records not fetched");
+async fn ask(
+    node: &impl Host,
+    to: u64,
+    request: v1::FetchRecordsRequest,
+) -> Option<v1::FetchRecordsResponse> {
+    match tokio::time::timeout(PATIENCE, node.params().peers.fetch_records(to, request)).await {
+        Ok(Ok(response)) => Some(response),
+        Ok(Err(why)) => {
+            tracing::debug!(peer = to, why, "records not fetched");
             None
         }
         Err(_) => None,
@@ -77,10 +80,15 @@ fn record_of(fetched: &v1::FetchedRecord) -> Option<LogRecord> {
 
 impl Survey {
     /// Asks every other voter.
-    pub(super) async fn of(node: &Node, group: u32, wanted: &[Wanted], vouched_by: Option<LogPoint>) -> Self {
-        let own = node.identity.node_id();
+    pub(super) async fn of(
+        node: &impl Host,
+        group: u32,
+        wanted: &[Wanted],
+        vouched_by: Option<LogPoint>,
+    ) -> Self {
+        let own = node.params().node_id;
         let voters: Vec<u64> =
-            node.topology.voters().map(|voter| voter.id).filter(|voter| *voter != own).collect();
+            node.params().voters.iter().map(|voter| voter.node_id).filter(|voter| *voter != own).collect();
         let asked = voters.len();
         let answers = join_all(voters.into_iter().map(|voter| async move {
             let request = request(node, voter, group, wanted, vouched_by);
@@ -91,7 +99,7 @@ impl Survey {
 
     /// The intact entries of one node's log, up to the first that it has not. None: it does not answer.
     pub(super) async fn of_one(
-        node: &Node,
+        node: &impl Host,
         group: u32,
         from: u64,
         wanted: &[Wanted],
@@ -158,13 +166,16 @@ impl fmt::Display for Survey {
 ///
 /// # Errors
 /// GROUP_NOT_FOUND, or the log cannot be read.
-pub fn answer(node: &Node, request: &v1::FetchRecordsRequest) -> Result<v1::FetchRecordsResponse, Refusal> {
+pub fn answer(
+    node: &impl Host,
+    request: &v1::FetchRecordsRequest,
+) -> Result<v1::FetchRecordsResponse, Refusal> {
     let group = request.header.as_ref().map_or(0, |header| header.group);
-    if group >= node.groups.count() {
-        let why = format!("there is no group {group}; this cluster has {}", node.groups.count());
+    if group >= node.groups().count() {
+        let why = format!("there is no group {group}; this cluster has {}", node.groups().count());
         return Err(Refusal::new(Reason::GroupNotFound, "header.group", why));
     }
-    let log = &node.log;
+    let log = &node.params().log;
     let leads_before = leads_term(node, group);
     let mut records = Vec::with_capacity(request.wanted.len());
     let mut bytes = 0;
@@ -186,7 +197,7 @@ pub fn answer(node: &Node, request: &v1::FetchRecordsRequest) -> Result<v1::Fetc
     let leads_after = leads_term(node, group);
     let vote = state.vote.and_then(|bytes| decode_vote(&bytes).ok());
     Ok(v1::FetchRecordsResponse {
-        header: request.header.as_ref().map(|header| node.identity.header(header.from_node, group)),
+        header: request.header.as_ref().map(|header| node.params().peers.header(header.from_node, group)),
         records,
         vote_term: vote.map_or(0, |vote| vote.leader_id.term),
         leads_term: if leads_before == leads_after { leads_after } else { 0 },
@@ -220,6 +231,6 @@ fn fetched(held: storage::Held) -> v1::FetchedRecord {
 }
 
 /// The term that this node leads now; 0: none.
-fn leads_term(node: &Node, group: u32) -> u64 {
-    node.group(group).ok().and_then(|running| running.leading_term()).unwrap_or(0)
+fn leads_term(node: &impl Host, group: u32) -> u64 {
+    node.groups().get(group).ok().and_then(|running| running.leading_term()).unwrap_or(0)
 }

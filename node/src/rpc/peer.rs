@@ -212,7 +212,7 @@ impl Peer for PeerService {
         self.accept(request.header.as_ref())?;
         let node = self.node.clone();
         // It may read the disk.
-        let answered = tokio::task::spawn_blocking(move || repair::answer(&node, &request));
+        let answered = tokio::task::spawn_blocking(move || repair::answer(&*node, &request));
         answered.await.map_err(internal)?.map(Response::new).map_err(refuse)
     }
 

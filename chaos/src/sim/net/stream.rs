@@ -46,7 +46,8 @@ impl Net {
                     let witness = witness.clone();
                     // Two pipes, one for each direction; they belong to the network.
                     tokio::spawn(pipe(net.clone(), to, from, outbox_rx, answers.clone()));
-                    target.clone().scope.spawn(serve(target, to, inbox, outbox, witness));
+                    let scope = target.scope.clone();
+                    scope.spawn(serve(net.clone(), target, to, inbox, outbox, witness));
                     std::future::ready(inbox_tx)
                 })
             };
@@ -149,6 +150,7 @@ async fn passes(net: &Net, from: u64, to: u64) -> bool {
 
 /// Answers a stream's requests, on the node.
 async fn serve(
+    net: Net,
     target: Target,
     node: u64,
     mut inbox: UnboundedReceiver<v1::PeerAppendRequest>,
@@ -171,6 +173,10 @@ async fn serve(
                 }
             }
             request = inbox.recv(), if is_open && takes_more => match request {
+                // As the Peer service: what is not in service ends the stream. A stream of its next life is another one.
+                Some(_) if !net.target(node).is_some_and(|now| Arc::ptr_eq(&now.group, &target.group)) => {
+                    is_open = false;
+                }
                 Some(request) => {
                     let group = target.group.clone();
                     in_work.push_back(async move {

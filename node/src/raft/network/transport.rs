@@ -38,6 +38,12 @@ pub trait Carrier: Send + Sync {
     ) -> BoxFuture<'static, Result<v1::PeerTransferResponse, String>>;
     /// Asks a node whether it is there.
     fn hello(&self, to_node: u64) -> BoxFuture<'static, Result<(), String>>;
+    /// Asks what a node's log holds.
+    fn fetch_records(
+        &self,
+        to_node: u64,
+        request: v1::FetchRecordsRequest,
+    ) -> BoxFuture<'static, Result<v1::FetchRecordsResponse, String>>;
     /// Sends a snapshot.
     fn install_snapshot(
         &self,
@@ -68,7 +74,7 @@ fn words(error: impl std::fmt::Display) -> String {
 }
 
 impl Transport {
-    pub(super) fn header(&self, to_node: u64, group: u32) -> v1::Header {
+    pub(crate) fn header(&self, to_node: u64, group: u32) -> v1::Header {
         match self {
             Self::Grpc(peers) => peers.header(to_node, group),
             Self::Carried(carrier) => carrier.header(to_node, group),
@@ -115,6 +121,19 @@ impl Transport {
             }
             Self::Carried(carrier) => carrier.hello(to_node).await.is_ok(),
         }
+    }
+
+    pub(crate) async fn fetch_records(
+        &self,
+        to_node: u64,
+        request: v1::FetchRecordsRequest,
+    ) -> Result<v1::FetchRecordsResponse, String> {
+        let peers = match self {
+            Self::Grpc(peers) => peers,
+            Self::Carried(carrier) => return carrier.fetch_records(to_node, request).await,
+        };
+        let mut client = peers.client(to_node).map_err(words)?;
+        client.fetch_records(request).await.map(tonic::Response::into_inner).map_err(words)
     }
 
     pub(super) async fn install_snapshot(
