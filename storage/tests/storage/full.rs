@@ -115,6 +115,58 @@ fn a_damaged_entry_is_restored_on_a_full_disk() {
     assert!(!stepped.log.is_damaged(1));
 }
 
+/// Rot has taken header and table of a batch and of all that follow: recovery cuts there and must say so in a segment for
+/// which the disk has no room.
+#[test]
+fn a_cut_by_rot_on_a_full_disk_goes_on_in_the_reserve() {
+    for segments in 1..4 {
+        let (disk, stepped, next) = filled(segments, 3_000, true);
+        drop(stepped);
+        let disk = disk.power_loss(1, PowerLoss::LosesAll);
+        let ends = crate::repair::batches(&disk);
+        let first = &ends[ends.len() - 100];
+        disk.damage(first.segment, |bytes| bytes[first.block as usize * 4_096..].fill(0xa5));
+        let mut stepped = Stepped::open(&disk, options()).unwrap();
+        let held = stepped.log.state(1).last.unwrap();
+        assert!(held.index < next - 1 && stepped.log.is_damaged(1), "{:?}", stepped.report);
+        let mut entries =
+            (0..100).map(|index| stepped.log.append(2, records(index..index + 1, 1, 3_000), ignore()));
+        assert_eq!(
+            entries.find(Result::is_err),
+            Some(Err(LogError::DiskFull)),
+            "a small segment is soon full"
+        );
+        stepped.log.save_vote(2, Bytes::from_static(b"vote"), stepped.note(1)).unwrap();
+        stepped.settle();
+        assert_eq!(outcomes(&stepped), [(1, true)], "a vote goes on");
+        drop(stepped);
+        // What is lost stays known, and there is no need of another reserve.
+        for round in 0..3 {
+            let mut again = Stepped::open(&disk, options()).unwrap();
+            assert!(again.log.is_damaged(1), "{round}: {:?}", again.report);
+            assert_eq!(again.log.state(2).vote, Some(Bytes::from_static(b"vote")));
+            assert_eq!(all(&again.log, 1).unwrap(), records(0..held.index + 1, 1, 3_000));
+            if round == 1 {
+                again.log.tail_settled(1, ignore()).unwrap();
+                again.log.save_vote(1, Bytes::from_static(b"vote"), ignore()).unwrap();
+                disk.set_capacity_bytes(None);
+                let more = records(held.index + 1..held.index + 60, 2, 3_000);
+                for _ in 0..5 {
+                    again.step();
+                }
+                assert!(!again.log.stats().disk_full, "there is room again");
+                again.log.append(1, more, again.note(2)).unwrap();
+                again.settle();
+                assert_eq!(outcomes(&again), [(2, true)]);
+                break;
+            }
+        }
+        let again = Stepped::open(&disk, options()).unwrap();
+        assert!(!again.log.is_damaged(1) && again.report.quarantined.is_empty(), "{:?}", again.report);
+        assert_eq!(again.log.state(1).last, Some(point(held.index + 59, 2)));
+    }
+}
+
 #[test]
 fn even_the_reserve_ends_with_a_refusal_and_a_purge_makes_room() {
     let (_disk, mut stepped, next) = filled(3, 3_000, true);
