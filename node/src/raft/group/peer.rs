@@ -76,11 +76,13 @@ impl Group {
         let vote = vote_from_wire(request.vote).map_err(|error| error.to_string())?;
         let mut rpc = VoteRequest::new(vote, log_id_from_wire(request.last));
         rpc.leadership_transfer = request.leadership_transfer;
+        let voting = (!pre_vote).then(|| self.contact.voting());
         let answered = if pre_vote { self.raft.pre_vote(rpc).await } else { self.raft.vote(rpc).await };
         let response = answered.map_err(|error| error.to_string())?;
         if response.vote_granted && !pre_vote {
             self.contact.voted();
         }
+        drop(voting);
         let last_is_flushed = response.vote_granted
             && !pre_vote
             && response.last_log_id.as_ref().is_some_and(|last| self.is_flushed(last));
