@@ -220,7 +220,7 @@ impl Group {
             flush_gate.local_flushed(index);
         });
         let store = LogStore::new(params.log.clone(), group, on_flush);
-        let network = NetworkFactory::new(params.peers.clone(), group, gate.clone());
+        let network = NetworkFactory::new(params.peers.clone(), group, gate.clone(), params.log.clone());
         let raft_error = |why: String| GroupError::Raft { group, why };
         let config = Arc::new(config(&params).validate().map_err(|error| raft_error(error.to_string()))?);
         let machine = StateMachine::new(state.clone());
