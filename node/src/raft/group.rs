@@ -78,7 +78,7 @@ pub struct GroupParams {
     pub known: Vec<Voter>,
     /// This node's zone's rank for leading the group, from 1.
     pub rank: u32,
-    /// The other voters, as rivals for leadership.
+    /// The other nodes, as rivals for leadership when they vote.
     pub rivals: Vec<Rival>,
     /// Heartbeats and elections.
     pub timing: Timing,

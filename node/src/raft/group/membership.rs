@@ -19,7 +19,8 @@ use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 
 use super::{ENTRIES_PER_REQUEST_MAX, Group};
-use crate::placement::{Voter, Weaker, keeps_placement};
+use crate::placement::{Electorate, Voter, Weaker, keeps_placement};
+use crate::raft::electorate::of_membership;
 use crate::raft::proposer::{LEASE_RETRY, lease_expired};
 use crate::raft::types::TypeConfig;
 
@@ -62,14 +63,35 @@ impl Group {
         Members { voters, learners }
     }
 
+    /// Whose majorities count, as this node knows it.
+    #[must_use]
+    pub fn electorate(&self) -> Electorate {
+        let metrics = self.raft.server_metrics();
+        let seen = metrics.borrow_watched();
+        of_membership(&seen.membership_config)
+    }
+
     /// Tells the gate who votes, when that changes.
-    pub(super) fn follow_members(&self, told: &mut BTreeSet<u64>) {
-        let voters = self.members().voters;
+    pub(super) fn follow_members(&self, told: &mut Electorate) {
+        let now = self.electorate();
         // Before the group is formed the topology's voters are meant.
-        if !voters.is_empty() && *told != voters {
-            self.gate.set_voters(self.places(&voters));
-            *told = voters;
+        if let Some((newest, before)) = now.halves.split_last().filter(|_| told.halves != now.halves) {
+            self.gate.set_voters(
+                self.places(newest),
+                before.first().map(|half| self.places(half)).unwrap_or_default(),
+            );
+            *told = now;
         }
+    }
+
+    /// Whose majorities count and where they stand, the newest half last; before the group is formed, the topology's voters.
+    #[must_use]
+    pub fn voting(&self) -> Vec<Vec<Voter>> {
+        let now = self.electorate();
+        if now.halves.is_empty() {
+            return vec![self.params.voters.clone()];
+        }
+        now.halves.iter().map(|half| self.places(half)).collect()
     }
 
     fn places(&self, nodes: &BTreeSet<u64>) -> Vec<Voter> {
