@@ -375,7 +375,7 @@ impl Group {
                 let progress = rebuilding.map(|(applied, goal)| {
                     format!("the state is rebuilt from the log: {applied} of {goal} proposals applied")
                 });
-                (role_name(metrics.state), progress.unwrap_or_default())
+                (role_name(metrics.state), progress.or_else(|| self.half_way()).unwrap_or_default())
             }
             Err(fatal) => ("stopped", fatal.to_string()),
         };
