@@ -63,6 +63,8 @@ struct Inner {
     leading: Option<Leading>,
     queue: ReplyQueue<Waiting>,
     voters: Vec<Voter>,
+    /// The old half while the members change: a commit needs its majority, too. Else empty.
+    before: Vec<Voter>,
     /// The highest index that was acknowledged as class `geo` without being degraded.
     geo_acked: u64,
 }
@@ -124,7 +126,13 @@ impl Gate {
             contact_lost_after,
             clock,
             policy,
-            inner: Mutex::new(Inner { leading: None, queue: ReplyQueue::new(), voters, geo_acked: 0 }),
+            inner: Mutex::new(Inner {
+                leading: None,
+                queue: ReplyQueue::new(),
+                voters,
+                before: Vec::new(),
+                geo_acked: 0,
+            }),
             placed: watch::Sender::new(Placed::from_floor(floor)),
             waits_for_geo: AtomicBool::new(false),
             geo_under_way: AtomicUsize::new(0),
@@ -159,9 +167,12 @@ impl Gate {
         GeoUnderWay(self.clone())
     }
 
-    /// The voters are others from now on.
-    pub fn set_voters(&self, voters: Vec<Voter>) {
-        self.inner().voters = voters;
+    /// The voters are others from now on; `before` are those of the old half while that is not committed.
+    pub fn set_voters(&self, voters: Vec<Voter>, before: Vec<Voter>) {
+        {
+            let mut inner = self.inner();
+            (inner.voters, inner.before) = (voters, before);
+        }
         self.advance();
     }
 
@@ -259,7 +270,7 @@ impl Gate {
     fn advance(&self) {
         let released = {
             let mut inner = self.inner();
-            let Inner { leading, queue, voters, geo_acked } = &mut *inner;
+            let Inner { leading, queue, voters, geo_acked, .. } = &mut *inner;
             let Some(leading) = leading.as_mut() else { return };
             let term = leading.term;
             let own_term = |index| self.log.point(self.group, index).is_some_and(|point| point.term == term);

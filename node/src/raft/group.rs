@@ -78,7 +78,7 @@ pub struct GroupParams {
     pub known: Vec<Voter>,
     /// This node's zone's rank for leading the group, from 1.
     pub rank: u32,
-    /// The other voters, as rivals for leadership.
+    /// The other nodes, as rivals for leadership when they vote.
     pub rivals: Vec<Rival>,
     /// Heartbeats and elections.
     pub timing: Timing,
@@ -378,7 +378,7 @@ impl Group {
                 let progress = rebuilding.map(|(applied, goal)| {
                     format!("the state is rebuilt from the log: {applied} of {goal} proposals applied")
                 });
-                (role_name(metrics.state), progress.unwrap_or_default())
+                (role_name(metrics.state), progress.or_else(|| self.half_way()).unwrap_or_default())
             }
             Err(fatal) => ("stopped", fatal.to_string()),
         };

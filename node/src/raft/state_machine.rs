@@ -40,7 +40,8 @@ pub struct GroupState {
 
 type OnApplied = Box<dyn Fn(&Ledger) + Send + Sync>;
 
-fn membership_key(group: u32) -> Vec<u8> {
+/// Where the index keeps a group's membership as of its checkpoint.
+pub(super) fn membership_key(group: u32) -> Vec<u8> {
     [b"raft-membership/".as_slice(), &group.to_be_bytes()].concat()
 }
 

@@ -143,6 +143,28 @@ async fn a_site_is_out_of_reach_when_contact_is_known_to_be_lost_and_not_before(
     assert!(bed.gate.reachable(Class::Geo).is_err());
 }
 
+/// While members change nothing is committed without a majority of the old ones, and without one of the new ones.
+#[tokio::test(start_paused = true)]
+async fn what_both_halves_cannot_reach_is_refused_before_it_is_proposed() {
+    let bed = bed();
+    let places = |nodes: &[(u64, &str, &str)]| -> Vec<Voter> {
+        nodes.iter().map(|(id, zone, site)| Voter::new(*id, *zone, *site)).collect()
+    };
+    let old = places(&[(1, "a", "east"), (2, "a", "east"), (3, "b", "east"), (5, "c", "west")]);
+    let new = places(&[(1, "a", "east"), (3, "b", "east"), (5, "c", "west")]);
+    bed.gate.set_voters(new.clone(), old);
+    bed.ack(&[2, 3, 5], 1);
+    assert_eq!(bed.gate.reachable(Class::Geo), Ok(()));
+    bed.gate.lost(TERM, 2);
+    assert_eq!(bed.gate.reachable(Class::City), Ok(()), "three of four, and three of three");
+    bed.gate.lost(TERM, 5);
+    let why = bed.gate.reachable(Class::City).expect_err("two of the old half");
+    assert!(why.contains("2 of 4 voters"), "{why}");
+    bed.gate.set_voters(new, Vec::new());
+    assert_eq!(bed.gate.reachable(Class::City), Ok(()), "two of three, when the change is done");
+    assert!(bed.gate.reachable(Class::Geo).is_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn geo_is_acknowledged_as_city_while_the_regime_record_says_so() {
     let bed = bed();
