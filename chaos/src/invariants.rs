@@ -193,6 +193,7 @@ impl Witness {
     /// So many new entries are about to be acknowledged degraded by a node.
     pub fn degraded(&self, by: &Group, entries: u64) {
         let since = by.regime().borrow().degraded_since;
+        self.trace.event(format_args!("{entries} entries are acknowledged degraded since {since:?}"));
         let mut inner = self.lock();
         let judgement = inner.spent.acknowledged(since, entries, by.gate().policy().budget.entries);
         self.judge(judgement, &mut inner);

@@ -83,7 +83,7 @@ impl RegimeState {
             && tercet_storage::mutants::is("budget-forgotten")
             && let Some(degraded) = &mut self.degraded
         {
-            degraded.spent = Cost::default();
+            (degraded.spent, degraded.exhausted) = (Cost::default(), None);
         }
     }
 
