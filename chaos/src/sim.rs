@@ -1,4 +1,4 @@
-//! The simulation: five nodes in one thread on a clock that jumps, and everything that can go wrong drawn from a seed.
+//! The simulation: six nodes in one thread on a clock that jumps, and everything that can go wrong drawn from a seed.
 //!
 //! ```text
 //! real: openraft, state machine, ledger, gate, proposer, codecs, log and its recovery     simulated: network, disk, clocks, index
@@ -17,10 +17,13 @@ pub mod cluster;
 pub mod command;
 pub mod disk;
 pub mod faults;
+pub mod geo;
 pub mod host;
+mod members;
 pub mod net;
 pub mod node;
 pub mod plan;
+mod preference;
 pub mod proofs;
 pub mod rot;
 pub mod standing;
@@ -39,7 +42,7 @@ use self::cluster::{Cluster, JOURNAL};
 use self::plan::{NODES, Plan, node_id};
 use self::trace::Trace;
 use crate::checker::{Judgement, check};
-use crate::history::{FORMAT, Header, History, Line, Recorder};
+use crate::history::{FORMAT, Header, History, Line, Place, Places, Recorder};
 use crate::scenario::{Span, WorkloadPlan};
 use crate::workload::Workload;
 
@@ -103,7 +106,7 @@ async fn run_here(plan: &Plan, trace_file: Option<&Path>, trace: &Arc<Trace>) ->
         journal: JOURNAL.into(),
         scenario: "simulation".into(),
         seed: plan.seed,
-        places: Default::default(),
+        places: places(plan),
     };
     let recorder = Recorder::in_memory(header);
     let cluster = Arc::new(Cluster::new(plan, recorder.clone(), trace.clone())?);
@@ -159,13 +162,16 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
     );
     faults::drive(cluster, plan).await;
     // What a replica has lost may be on the others only, so all of them help before some are cut off again.
-    let all: Vec<u64> = (1..=NODES.len() as u64).collect();
     if !cluster.is_whole() {
         sleep(Duration::from_millis(50)).await;
-        cluster.heal(&all).await;
+        cluster.heal(&cluster.ids().collect::<Vec<u64>>()).await;
         cluster.mended(MENDED).await?;
     }
-    let core: Vec<u64> = plan.core.iter().filter_map(|name| node_id(name)).collect();
+    let core: Vec<u64> = match changes_members(plan) {
+        // Who votes now is not known here.
+        true => cluster.ids().collect(),
+        false => plan.core.iter().filter_map(|name| node_id(name)).collect(),
+    };
     let others: Vec<u64> = (1..=NODES.len() as u64).filter(|id| !core.contains(id)).collect();
     cluster.trace().event(format_args!("the core {core:?} is healed"));
     cluster.part(&core, &others, 1);
@@ -178,6 +184,9 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
     cluster.part(&core, &others, -1);
     cluster.part(&others, &others, -1);
     cluster.heal(&others).await;
+    if changes_members(plan) {
+        members::mend(cluster, &cluster.first_voters()).await?;
+    }
     sleep(Duration::from_secs(2)).await;
     workload.stop(CLIENT_PATIENCE * 2).await;
     if let Some(why) = cluster.stopped() {
@@ -185,6 +194,20 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
     }
     let finals = cluster.settled(SETTLE).await?;
     Ok(Happened { finals, liveness })
+}
+
+fn changes_members(plan: &Plan) -> bool {
+    use plan::FaultKind::{AddMember, PromoteMember, RemoveMember, ReplaceMember};
+    let change = [AddMember, PromoteMember, RemoveMember, ReplaceMember];
+    plan.faults.iter().any(|fault| change.contains(&fault.kind))
+}
+
+fn places(plan: &Plan) -> Places {
+    let place = |(name, zone): &(&str, &str)| {
+        let site = if *zone == "c" { "west" } else { "east" };
+        ((*name).to_owned(), Place { zone: (*zone).to_owned(), site: site.to_owned() })
+    };
+    plan.geo.voters().iter().map(place).collect()
 }
 
 /// Waits for the next acknowledgement of a write.

@@ -19,6 +19,13 @@ pub const ALL: &[(&str, &str)] = &[
         "quarantined-acknowledges",
         "a group of which rot has taken something takes part as if nothing were lost",
     ),
+    ("site-ignored", "class geo is satisfied by two zones, whichever site they are in"),
+    (
+        "incarnation-ignored",
+        "what a node acknowledged counts on when it comes back with another data directory",
+    ),
+    ("budget-forgotten", "each new leader begins the budget of the degraded regime anew"),
+    ("tuple-before-flush", "a remote node keeps what a leader says of it before it has flushed that"),
     ("leader-restored", "a leader that restarts goes on leading its term"),
 ];
 

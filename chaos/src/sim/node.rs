@@ -10,7 +10,8 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tercet_node::groups::{Groups, Quarantine, Standing};
-use tercet_node::placement::{Policy, Voter};
+use tercet_node::placement::Voter;
+use tercet_node::proof::ProofSink as _;
 use tercet_node::raft::codec::decode_vote;
 use tercet_node::raft::group::{Group, GroupParams};
 use tercet_node::raft::network::transport::Transport;
@@ -18,6 +19,7 @@ use tercet_node::raft::runtime::Scope;
 use tercet_node::repair::{is_held_back, supervise};
 use tercet_node::room::DiskRoom;
 use tercet_node::scrub::scrub;
+use tercet_node::server::geo_policy;
 use tercet_proto::topology::{Timing, Topology};
 use tercet_storage::disk::{PowerLoss, SimDisk, Wait};
 use tercet_storage::index::Index;
@@ -38,7 +40,7 @@ use crate::invariants::Witness;
 pub const GROUP: u32 = 0;
 /// The simulated wall clock at the beginning: microseconds since 1970.
 const EPOCH_US: i64 = 1_767_571_200_000_000;
-/// No data directory is wiped here.
+/// The number of a node's first data directory.
 const FIRST_INCARNATION: u64 = 1;
 /// How often a node looks at the room on its disk, as in production.
 const LOOK: Duration = Duration::from_millis(100);
@@ -52,8 +54,12 @@ pub struct Common {
     pub net: Net,
     /// Who watches.
     pub witness: Arc<Witness>,
-    /// Voters and where they stand.
+    /// Those that vote from the beginning, and where they stand.
     pub voters: Vec<Voter>,
+    /// All nodes and where they stand.
+    pub known: Vec<Voter>,
+    /// After how long leadership moves to a preferred zone; zero: not by itself.
+    pub leader_steady: Duration,
     /// Sites, zones and who is preferred.
     pub topology: Arc<Topology>,
     /// Heartbeats and elections.
@@ -104,6 +110,7 @@ struct State {
     /// What was durable when it stopped.
     durable: Durable,
     rotten: Option<Rotten>,
+    incarnation: u64,
     lives: u64,
     slow: Duration,
 }
@@ -113,6 +120,7 @@ impl SimNode {
     pub fn new(id: u64, name: &str, common: Common) -> Self {
         let disk = SimDisk::new(mix(common.seed, id, 0));
         let index = Arc::new(Index::in_memory());
+        let proofs = Arc::new(KeptProofs::new(id, common.witness.clone()));
         Self {
             id,
             name: name.to_owned(),
@@ -122,7 +130,8 @@ impl SimNode {
                 life: None,
                 disk,
                 index,
-                proofs: Arc::default(),
+                proofs,
+                incarnation: FIRST_INCARNATION,
                 durable: Durable::default(),
                 rotten: None,
                 lives: 0,
@@ -212,7 +221,7 @@ impl SimNode {
         let disk = PacedDisk::new(&self.name, state.disk.clone(), Durable::default(), seed, trace.clone());
         disk.slow_down(state.slow);
         let mut options = self.common.log_options.clone();
-        let id = u128::from(self.common.seed) << 64 | u128::from(self.id);
+        let id = u128::from(self.common.seed) << 64 | u128::from(state.incarnation << 32 | self.id);
         options.store = Some(StoreId(id.to_be_bytes()));
         let (log, driver, report) = SegmentLog::open_stepped(Box::new(disk.clone()), options)
             .map_err(|error| fail(format!("the log cannot be opened: {error}")))?;
@@ -234,7 +243,8 @@ impl SimNode {
             durable.vote
         ));
         disk.recovered(durable.clone());
-        self.common.witness.started(self.id, disk.clone(), &durable, &lost);
+        let kept = state.proofs.kept(GROUP);
+        self.common.witness.started(self.id, disk.clone(), &durable, &lost, kept.as_ref());
         if !log.is_damaged(GROUP) && !Group::index_fits(GROUP, &state.index, &log) {
             state.index = Arc::new(Index::in_memory());
         }
@@ -269,7 +279,7 @@ impl SimNode {
             index: state.index.clone(),
             peers: Transport::Carried(Arc::new(carrier)),
             voters: self.common.voters.clone(),
-            known: self.common.voters.clone(),
+            known: self.common.known.clone(),
             rank: 0,
             rivals: Vec::new(),
             timing: self.common.timing,
@@ -279,8 +289,8 @@ impl SimNode {
             }),
             cluster_name: "sim".into(),
             room,
-            incarnation: FIRST_INCARNATION,
-            geo_policy: Policy::default(),
+            incarnation: state.incarnation,
+            geo_policy: geo_policy(&self.common.topology),
             proofs: state.proofs.clone(),
         }
         .of_group(GROUP, &self.common.topology))
@@ -304,6 +314,18 @@ impl SimNode {
         let mut state = self.state();
         if state.life.is_none() {
             state.index = Arc::new(Index::in_memory());
+        }
+    }
+
+    /// Begins a new data directory, of which nothing is known. Only while the node is down.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        if state.life.is_none() {
+            state.incarnation += 1;
+            (state.durable, state.rotten) = (Durable::default(), None);
+            state.disk = SimDisk::new(mix(self.common.seed, self.id + 2_000, state.incarnation));
+            state.index = Arc::new(Index::in_memory());
+            state.proofs = Arc::new(KeptProofs::new(self.id, self.common.witness.clone()));
         }
     }
 

@@ -8,10 +8,13 @@ use std::time::Duration;
 use tercet_node::groups::Standing;
 use tercet_node::raft::group::Group;
 use tercet_node::raft::runtime::Scope;
+use tokio::time::Instant;
 
 use super::host::SimHost;
 use super::net::Target;
 use super::node::{Common, GROUP};
+use super::preference;
+use crate::invariants::LOOK_MAX;
 
 /// How often a node's progress is compared with what others have.
 const WATCH: Duration = Duration::from_millis(50);
@@ -83,11 +86,27 @@ impl Standings {
                 }
             }
         });
+        if !self.common.leader_steady.is_zero() {
+            let (net, topology) = (self.common.net.clone(), self.common.topology.clone());
+            let (steady, group) = (self.common.leader_steady, group.clone());
+            self.scope.spawn(async move {
+                tokio::select! {
+                    biased;
+                    _ = group.given_up() => {}
+                    _ = preference::keep(net, id, group.clone(), topology, steady) => {}
+                }
+            });
+        }
         let witness = self.common.witness.clone();
         let (group, log) = (group.clone(), self.host.params.log.clone());
         self.scope.spawn(async move {
             let watched = async {
+                let mut looked = Instant::now();
                 for round in 0_u32.. {
+                    if looked.elapsed() <= LOOK_MAX {
+                        witness.placed(id, &group, &log);
+                    }
+                    looked = Instant::now();
                     witness.applied(id, *group.state().applied().borrow(), &log);
                     if round.is_multiple_of(BALANCES_EVERY) {
                         witness.ledger(id, &group.state().ledger());

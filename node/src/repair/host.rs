@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 use crate::groups::Groups;
 use crate::node::Node;
+use crate::placement::Electorate;
+use crate::raft::electorate;
 use crate::raft::group::GroupParams;
 use crate::scrub::Scrubbed;
 
@@ -20,6 +22,11 @@ pub trait Host: Send + Sync + 'static {
     fn params_of(&self, group: u32) -> GroupParams;
     /// Its groups.
     fn groups(&self) -> &Groups;
+    /// Whose majorities count in a group, as far as this node knows; of one that does not run, by its last checkpoint.
+    fn electorate(&self, group: u32) -> Electorate {
+        let checkpointed = || electorate::checkpointed(&self.params().index, group);
+        self.groups().get(group).map_or_else(|_| checkpointed(), |running| running.electorate())
+    }
     /// Its name.
     fn name(&self) -> &str;
     /// A node's name.
