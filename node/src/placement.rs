@@ -15,6 +15,7 @@
 //! | `geo` | on at least one voter in every site |
 
 mod acks;
+mod electorate;
 mod exposure;
 mod lag;
 mod leadership;
@@ -36,6 +37,7 @@ use tercet_proto::v1::DurabilityClass;
 use tercet_storage::mutants;
 
 pub use acks::Acks;
+pub use electorate::Electorate;
 pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;
 pub use leadership::{Candidate, LeadershipPolicy, better_leader};

@@ -41,6 +41,12 @@ pub struct Cluster {
     lost: Mutex<Option<(u64, bool)>>,
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.common.net.close();
+    }
+}
+
 /// How a whole cluster fails.
 pub type Unmet = String;
 

@@ -57,12 +57,16 @@ struct Leading {
     contacts: Contacts,
     /// The last index of the log when this node began to lead: whatever former leaders have acknowledged is at or below it.
     inherited: u64,
+    /// An entry of this term is known to be placed: from now on replies go out.
+    is_placing: bool,
 }
 
 struct Inner {
     leading: Option<Leading>,
     queue: ReplyQueue<Waiting>,
     voters: Vec<Voter>,
+    /// The old half while the members change: a commit needs its majority, too. Else empty.
+    before: Vec<Voter>,
     /// Sites of the topology's voters in which nobody votes now: nothing more becomes `geo` while there is one.
     unheld_sites: Vec<String>,
     /// The highest index that was acknowledged as class `geo` without being degraded.
@@ -124,8 +128,14 @@ impl Gate {
     pub fn new(params: GateParams) -> Self {
         let GateParams { node_id, group, log, voters, floor, contact_lost_after, clock, policy } = params;
         let sites = voters.iter().map(|voter| voter.site.clone()).collect();
-        let inner =
-            Inner { leading: None, queue: ReplyQueue::new(), voters, unheld_sites: Vec::new(), geo_acked: 0 };
+        let inner = Inner {
+            leading: None,
+            queue: ReplyQueue::new(),
+            voters,
+            before: Vec::new(),
+            unheld_sites: Vec::new(),
+            geo_acked: 0,
+        };
         Self {
             node_id,
             group,
@@ -170,13 +180,13 @@ impl Gate {
         GeoUnderWay(self.clone())
     }
 
-    /// The voters are others from now on.
-    pub fn set_voters(&self, voters: Vec<Voter>) {
+    /// The voters are others from now on; `before` are those of the old half while that is not committed.
+    pub fn set_voters(&self, voters: Vec<Voter>, before: Vec<Voter>) {
         let is_unheld = |site: &&String| !voters.iter().any(|voter| voter.site == **site);
         let unheld_sites = self.sites.iter().filter(is_unheld).cloned().collect();
         {
             let mut inner = self.inner();
-            (inner.voters, inner.unheld_sites) = (voters, unheld_sites);
+            (inner.voters, inner.before, inner.unheld_sites) = (voters, before, unheld_sites);
         }
         self.advance();
     }
@@ -201,6 +211,7 @@ impl Gate {
             acks: Acks::new(term, floor.city, floor.geo),
             contacts: Contacts::new(Instant::now()),
             inherited: self.log.state(self.group).last.map_or(0, |point| point.index),
+            is_placing: false,
         });
         self.drain(inner)
     }
@@ -294,7 +305,7 @@ impl Gate {
     fn advance(&self) {
         let released = {
             let mut inner = self.inner();
-            let Inner { leading, queue, voters, unheld_sites, geo_acked } = &mut *inner;
+            let Inner { leading, queue, voters, unheld_sites, geo_acked, .. } = &mut *inner;
             let Some(leading) = leading.as_mut() else { return };
             let term = leading.term;
             let own_term = |index| self.log.point(self.group, index).is_some_and(|point| point.term == term);
@@ -304,6 +315,15 @@ impl Gate {
             };
             self.learn(Watermarks { city: leading.acks.watermark(Class::City, voters, own_term), geo });
             let placed = self.placed();
+            if !leading.is_placing && own_term(placed.known.city) {
+                leading.is_placing = true;
+                tracing::info!(
+                    group = self.group,
+                    term,
+                    index = placed.known.city,
+                    "the first entry of the term is placed"
+                );
+            }
             let mut released = Vec::new();
             for class in Class::ALL {
                 for (index, waiting) in queue.release(class, placed.shown.of(class)) {

@@ -144,14 +144,14 @@ async fn a_site_whose_last_voter_has_left_is_still_one_that_geo_needs() {
     let bed = bed();
     let places = [(1, "a"), (2, "a"), (3, "b"), (4, "b")];
     let city: Vec<Voter> = places.map(|(id, zone)| Voter::new(id, zone, "east")).to_vec();
-    bed.gate.set_voters(city.clone());
+    bed.gate.set_voters(city.clone(), Vec::new());
     bed.ack(&[2, 3, 4], 6);
     bed.hold(5, Class::City, "city");
     bed.hold(5, Class::Geo, "geo");
     assert_eq!(bed.released(), [("city", "city", false)]);
     assert!(bed.gate.reachable(Class::Geo).is_err_and(|why| why.contains("west")));
     assert_eq!(bed.gate.reachable(Class::City), Ok(()));
-    bed.gate.set_voters(city.into_iter().chain([Voter::new(6, "c", "west")]).collect());
+    bed.gate.set_voters(city.into_iter().chain([Voter::new(6, "c", "west")]).collect(), Vec::new());
     bed.ack(&[6], 6);
     assert_eq!(bed.released(), [("geo", "geo", false)]);
 }
@@ -175,6 +175,28 @@ async fn a_site_is_out_of_reach_when_contact_is_known_to_be_lost_and_not_before(
     assert!(bed.gate.reachable(Class::City).is_err());
     bed.ack(&[2, 3], 1);
     assert_eq!(bed.gate.reachable(Class::City), Ok(()));
+    assert!(bed.gate.reachable(Class::Geo).is_err());
+}
+
+/// While members change nothing is committed without a majority of the old ones, and without one of the new ones.
+#[tokio::test(start_paused = true)]
+async fn what_both_halves_cannot_reach_is_refused_before_it_is_proposed() {
+    let bed = bed();
+    let places = |nodes: &[(u64, &str, &str)]| -> Vec<Voter> {
+        nodes.iter().map(|(id, zone, site)| Voter::new(*id, *zone, *site)).collect()
+    };
+    let old = places(&[(1, "a", "east"), (2, "a", "east"), (3, "b", "east"), (5, "c", "west")]);
+    let new = places(&[(1, "a", "east"), (3, "b", "east"), (5, "c", "west")]);
+    bed.gate.set_voters(new.clone(), old);
+    bed.ack(&[2, 3, 5], 1);
+    assert_eq!(bed.gate.reachable(Class::Geo), Ok(()));
+    bed.gate.lost(TERM, 2);
+    assert_eq!(bed.gate.reachable(Class::City), Ok(()), "three of four, and three of three");
+    bed.gate.lost(TERM, 5);
+    let why = bed.gate.reachable(Class::City).expect_err("two of the old half");
+    assert!(why.contains("2 of 4 voters"), "{why}");
+    bed.gate.set_voters(new, Vec::new());
+    assert_eq!(bed.gate.reachable(Class::City), Ok(()), "two of three, when the change is done");
     assert!(bed.gate.reachable(Class::Geo).is_err());
 }
 
