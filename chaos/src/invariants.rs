@@ -217,6 +217,11 @@ impl Witness {
         self.judge(judgement, &mut inner);
     }
 
+    /// A change of the members was made. Leaders are looked at now and then: two changes may lie between two looks.
+    pub fn members(&self, voters: &BTreeSet<u64>) {
+        self.lock().electorates.named(voters);
+    }
+
     /// Looks at what a leader counts and takes for placed, not longer than [`LOOK_MAX`] after the last look.
     pub fn placed(&self, node: u64, group: &Group, log: &SegmentLog) {
         if group.leading_term().is_none() {

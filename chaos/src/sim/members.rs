@@ -52,6 +52,7 @@ async fn change(cluster: &Cluster, change: MemberChange, over: Instant) -> Resul
             why = match answer {
                 Ok(Ok(Ok(members))) => {
                     cluster.trace().event(format_args!("{change:?}: {members:?}"));
+                    cluster.common.witness.members(&members.voters);
                     return Ok(members);
                 }
                 Ok(Ok(Err(refusal))) => refusal.to_string(),
