@@ -22,6 +22,9 @@ use super::{
     Ledger, store::TAG_BALANCE, store::TAG_JOURNAL, store::TAG_MARK, store::TAG_META, store::TAG_REGIME,
 };
 
+/// What a checkpoint says of the number of keys is believed up to here; the filter grows for those beyond.
+const EXPECTED_KEYS_MAX: usize = 1 << 22;
+
 /// What one checkpoint writes. Making it is cheap; [`Checkpoint::into_writes`] does the work and belongs into the background.
 pub struct Checkpoint {
     /// (term, index) of the last log entry in it.
@@ -144,8 +147,8 @@ impl Ledger {
             ledger.regime = RegimeState::decode(&value)?;
         }
         ledger.restore_journals(keys.as_ref())?;
-        let expected = usize::try_from(ledger.entry_count()).unwrap_or(usize::MAX / 2);
-        ledger.keys = Keys::new(group, keys, expected.saturating_add(expected / 2));
+        let expected = usize::try_from(ledger.entry_count()).unwrap_or(usize::MAX).min(EXPECTED_KEYS_MAX);
+        ledger.keys = Keys::new(group, keys, expected + expected / 2);
         ledger.keys.load_filter()?;
         Ok(ledger)
     }
