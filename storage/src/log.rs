@@ -463,9 +463,14 @@ impl LogDriver {
 
 impl Drop for LogDriver {
     fn drop(&mut self) {
-        let mut state: std::sync::MutexGuard<'_, State> = self.shared.lock();
-        if state.closing == Closing::No {
-            state.closing = Closing::Abandon;
-        }
+        let orphans = {
+            let mut state: std::sync::MutexGuard<'_, State> = self.shared.lock();
+            if state.closing == Closing::No {
+                state.closing = Closing::Abandon;
+            }
+            // Callbacks that hold the log would keep it, and themselves, for ever.
+            state.take_waiting()
+        };
+        drop(orphans);
     }
 }

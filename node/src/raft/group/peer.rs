@@ -11,10 +11,10 @@ use tercet_proto::v1;
 use super::Group;
 use crate::placement::Watermarks;
 use crate::raft::codec::{
-    CodecError, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+    CodecError, entry_from_wire, log_id_from_wire, log_id_to_wire, to_point, vote_from_wire, vote_to_wire,
 };
 use crate::raft::snapshot::{Snapshot, decode_meta};
-use crate::raft::types::term_of;
+use crate::raft::types::{LogId, term_of};
 
 impl Group {
     /// Answers an append request of a leader.
@@ -28,6 +28,7 @@ impl Group {
         use v1::peer_append_response::Result as Answer;
         let vote = vote_from_wire(request.vote)?;
         let leader = vote.leader_id.voted_for;
+        self.gate.led_by_another(vote.leader_id.term);
         let prev = log_id_from_wire(request.prev);
         let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
         let entries = entries?;
@@ -90,17 +91,31 @@ impl Group {
         let vote = vote_from_wire(request.vote).map_err(|error| error.to_string())?;
         let mut rpc = VoteRequest::new(vote, log_id_from_wire(request.last));
         rpc.leadership_transfer = request.leadership_transfer;
+        let voting = (!pre_vote).then(|| self.contact.voting());
         let answered = if pre_vote { self.raft.pre_vote(rpc).await } else { self.raft.vote(rpc).await };
         let response = answered.map_err(|error| error.to_string())?;
         if response.vote_granted && !pre_vote {
             self.contact.voted();
         }
+        drop(voting);
+        let last_is_flushed = response.vote_granted
+            && !pre_vote
+            && response.last_log_id.as_ref().is_some_and(|last| self.is_flushed(last));
         Ok(v1::PeerVoteResponse {
             header: None,
             vote: Some(vote_to_wire(&response.vote)),
             granted: response.vote_granted,
             last: log_id_to_wire(response.last_log_id.as_ref()),
+            last_is_flushed,
         })
+    }
+
+    /// Whether the log holds this entry, and it and all before it are durable.
+    fn is_flushed(&self, id: &LogId) -> bool {
+        let (group, point) = (self.params.group, to_point(id));
+        let durable = self.params.log.state(group).durable_last;
+        durable.is_some_and(|durable| durable.index >= point.index)
+            && self.params.log.point(group, point.index) == Some(point)
     }
 
     /// Answers a leader transfer; an empty string means accepted.
