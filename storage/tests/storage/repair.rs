@@ -73,9 +73,14 @@ pub(crate) fn place_of(disk: &SimDisk, group: GroupId, index: u64) -> (BatchHead
     found.expect("the entry is in the log")
 }
 
-/// One step of what a node does about a damaged group, with the truth from its peers. Says whether it is whole.
+/// One step of what a node does about a damaged group, with the truth from its peers. Says whether it is whole. With an unknown
+/// end, what differs from the leader's log goes before anything is restored: it may have been replaced.
 pub(crate) fn repair_one(log: &SegmentLog, truth: &Truth) -> bool {
-    let Some(lost) = log.lost(1).first().copied() else { return true };
+    let all_lost = log.lost(1);
+    let Some(lost) = all_lost.first().copied() else { return true };
+    if all_lost.iter().any(|lost| matches!(lost, LostRecord::Tail { .. })) && cut_back(log, truth) {
+        return false;
+    }
     let of = |index: u64| truth.entries.iter().find(|entry| entry.index == index).cloned();
     let last = truth.entries.last().map(LogRecord::point).or(truth.purged);
     match lost {
@@ -96,28 +101,35 @@ pub(crate) fn repair_one(log: &SegmentLog, truth: &Truth) -> bool {
             (None, Some(purged)) => log.purge(1, purged, ignore()).unwrap(),
             (None, None) => log.truncate_after(1, None, ignore()).unwrap(),
         },
-        LostRecord::Tail { after } => settle_tail(log, truth, after, last),
+        LostRecord::Tail { after } => settle_tail(log, truth, after),
         LostRecord::Vote => log.save_vote(1, Bytes::from_static(b"vote"), ignore()).unwrap(),
     }
     false
 }
 
-/// What a leader's log does to the end of another: what differs goes, what lacks comes, then it is settled.
-fn settle_tail(log: &SegmentLog, truth: &Truth, after: Option<LogPoint>, last: Option<LogPoint>) {
-    let purged = log.state(1).purged;
-    if let Some(upto) = truth.purged.filter(|upto| purged.is_none_or(|purged| purged.index < upto.index)) {
-        return log.purge(1, upto, ignore()).unwrap();
+/// Drops what the leader's log does not have; says whether there was anything.
+fn cut_back(log: &SegmentLog, truth: &Truth) -> bool {
+    let state = log.state(1);
+    let last = truth.entries.last().map(LogRecord::point).or(truth.purged);
+    if let Some(upto) =
+        truth.purged.filter(|upto| state.purged.is_none_or(|purged| purged.index < upto.index))
+    {
+        log.purge(1, upto, ignore()).unwrap();
+        return true;
     }
-    let mut before = truth.purged;
-    for entry in &truth.entries {
-        if log.point(1, entry.index).is_some_and(|held| held != entry.point()) {
-            return log.truncate_after(1, before, ignore()).unwrap();
-        }
-        before = Some(entry.point());
-    }
-    if after.is_some_and(|after| last.is_none_or(|last| last.index < after.index)) {
-        return log.truncate_after(1, last, ignore()).unwrap();
-    }
+    let differs = |entry: &&LogRecord| log.point(1, entry.index).is_some_and(|held| held != entry.point());
+    let kept = match truth.entries.iter().position(|entry| differs(&entry)) {
+        Some(0) => truth.purged,
+        Some(at) => Some(truth.entries[at - 1].point()),
+        None if state.last.is_some_and(|held| last.is_none_or(|last| last.index < held.index)) => last,
+        None => return false,
+    };
+    log.truncate_after(1, kept, ignore()).unwrap();
+    true
+}
+
+/// What a leader's log does to the end of another that agrees with it: what lacks comes, then it is settled.
+fn settle_tail(log: &SegmentLog, truth: &Truth, after: Option<LogPoint>) {
     let next = after.map_or(0, |after| after.index + 1);
     let rest: Vec<_> = truth.entries.iter().filter(|entry| entry.index >= next).cloned().collect();
     if rest.is_empty() {
