@@ -1,10 +1,11 @@
 //! Forms the cluster, lets a node with an empty log take part only when that is safe, and keeps the registry of nodes.
 //! `leadership` follows who leads, and moves it to where it is preferred.
 //!
-//! Invariants: a node whose log is empty answers no peer before a majority of the voters has been asked whether its id is
-//! already another data directory's (a wiped voter would have forgotten its votes and its acknowledgements); only one
+//! Invariants: a node whose log is empty answers no peer before those who must know have been asked whether its id is already
+//! another data directory's (`admission`; a wiped voter would have forgotten its votes and its acknowledgements); only one
 //! membership can ever be proposed as a group's first entry, so that nodes which form the cluster at once agree.
 
+mod admission;
 mod leadership;
 
 use std::collections::BTreeMap;
@@ -18,10 +19,12 @@ use tercet_proto::v1;
 
 use crate::ledger::{Command, PreparedCommand};
 use crate::node::Node;
+use crate::placement::Electorate;
 use crate::raft::proposer::Proposed;
 use crate::repair::supervise;
 use crate::room::watch_disk;
 use crate::scrub::scrub;
+use admission::{Admission, Said, may_take_part};
 
 const HELLO_TIMEOUT: Duration = Duration::from_millis(800);
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
@@ -142,29 +145,26 @@ fn formed_here(node: &Node) -> bool {
     node.fresh && node.group_zero().is_ok_and(|zero| zero.leader().is_some())
 }
 
-/// Waits until a majority of the voters says that this node's id is not another data directory's. False: it is.
+/// Waits until those who must know say that this node's id is not another data directory's. False: it is.
 async fn admit(node: &Node, own: u64, voters: &[u64]) -> bool {
+    let first = Electorate::first(voters.iter().copied());
     loop {
-        let answers = hello_all(node).await;
-        let other = answers
-            .values()
-            .map(|answer| answer.registered_incarnation)
-            .find(|registered| *registered != 0 && *registered != node.identity.incarnation());
-        if let Some(registered) = other {
-            let failure = format!(
-                "data directory {} is empty, but the cluster knows node {} by incarnation {registered}: a wiped voter has \
-                 forgotten what it acknowledged and must not vote; bring the old directory back, or let the others \
-                 take it for lost with `tercet member replace {}`",
-                node.identity.dir().display(),
-                node.name,
-                node.name,
-            );
-            node.failure.send_replace(Some(failure));
-            return false;
-        }
-        let heard = voters.iter().filter(|id| **id == own || answers.contains_key(id)).count();
-        if heard * 2 > voters.len() {
-            return true;
+        let said = hello_all(node).await.into_iter().map(|(id, answer)| (id, Said::from(&answer)));
+        match may_take_part(own, node.identity.incarnation(), &first, &said.collect()) {
+            Admission::Granted => return true,
+            Admission::NotYet => {}
+            Admission::Wiped { registered } => {
+                let failure = format!(
+                    "data directory {} is empty, but the cluster knows node {} by incarnation {registered}: a wiped \
+                     voter has forgotten what it acknowledged and must not vote; bring the old directory back, or let the \
+                     others take it for lost with `tercet member replace {}`",
+                    node.identity.dir().display(),
+                    node.name,
+                    node.name,
+                );
+                node.failure.send_replace(Some(failure));
+                return false;
+            }
         }
         tokio::time::sleep(HELLO_PAUSE).await;
     }

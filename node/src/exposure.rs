@@ -11,15 +11,18 @@ use crate::node::Node;
 use crate::placement::{Class, Exposure, Ranked, Voter, exposure};
 use crate::raft::group::Group;
 
-/// The voters of a topology with the preferences of their zones.
+/// The voters that a topology begins with, and how much each is preferred to lead group 0.
 #[must_use]
 pub fn ranked(topology: &Topology) -> Vec<Ranked> {
-    let ranked = topology.voters().filter_map(|node| {
+    let voters = topology.voters().filter_map(|node| {
         let zone = topology.zone(&node.zone)?;
-        let voter = Voter::new(node.id, node.zone.clone(), zone.site.clone());
-        Some(Ranked { voter, preference: zone.leader_preference })
+        Some(Voter::new(node.id, node.zone.clone(), zone.site.clone()))
     });
-    ranked.collect()
+    voters.map(|voter| ranked_in(topology, 0, voter)).collect()
+}
+
+fn ranked_in(topology: &Topology, group: u32, voter: Voter) -> Ranked {
+    Ranked { preference: topology.leader_rank(group, &voter.zone), voter }
 }
 
 impl Node {
@@ -27,7 +30,9 @@ impl Node {
     #[must_use]
     pub fn losses(&self, group: &Group) -> Vec<v1::LossStatus> {
         let Some(now) = group.placed_now() else { return Vec::new() };
-        let ranked = ranked(&self.topology);
+        let rank = |voter| ranked_in(&self.topology, group.id(), voter);
+        let halves: Vec<Vec<Ranked>> =
+            group.voting().into_iter().map(|half| half.into_iter().map(rank).collect()).collect();
         let of_interest = |loss: &Loss| matches!(loss.kind, LossKind::Zone | LossKind::Site);
         self.topology
             .survives()
@@ -35,7 +40,7 @@ impl Node {
             .filter(of_interest)
             .map(|loss| {
                 let lost: BTreeSet<u64> = loss.lost.iter().copied().collect();
-                self.loss_status(group, &loss, &exposure(&ranked, &now, &lost))
+                self.loss_status(group, &loss, &exposure(&halves, &now, &lost))
             })
             .collect()
     }

@@ -14,7 +14,9 @@ use tokio::sync::{broadcast, watch};
 use crate::admission::Admission;
 use crate::groups::{Groups, Standing};
 use crate::identity::Identity;
+use crate::placement::Electorate;
 use crate::raft::codec::decode_vote;
+use crate::raft::electorate;
 use crate::raft::group::{Group, GroupParams};
 use crate::raft::network::peers::Peers;
 use crate::room::DiskRoom;
@@ -97,6 +99,15 @@ impl Node {
     /// RECOVERING while it is quarantined here.
     pub fn group_zero(&self) -> Result<Arc<Group>, Refusal> {
         self.groups.get(0)
+    }
+
+    /// Whose majorities count in a group, as far as this node knows; of one that does not run, by its last checkpoint.
+    #[must_use]
+    pub fn electorate(&self, group: u32) -> Electorate {
+        self.groups.get(group).map_or_else(
+            |_| electorate::checkpointed(&self.group_params.index, group),
+            |running| running.electorate(),
+        )
     }
 
     /// Publishes an event and logs it.

@@ -5,6 +5,7 @@
 //! leadership without an election.
 
 pub mod codec;
+pub mod electorate;
 pub mod gate;
 pub mod group;
 pub mod log_store;

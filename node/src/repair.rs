@@ -187,11 +187,11 @@ impl Repair<'_> {
         let last_wanted = wanted.last().map_or(0, |wanted| wanted.index);
         let survey = Survey::of(self.node, self.group, wanted, self.voucher(last_wanted)).await;
         let (own_vote_term, committed) = (self.own_vote_term(), self.committed());
-        let voters = self.node.topology.voters().count();
+        let own = self.node.identity.node_id();
         let mut progress = false;
         for (at, Wanted { index, term }) in wanted.iter().enumerate() {
-            let lost = Lost { index: *index, term: *term, own_vote_term, committed, voters };
-            match judge(&lost, &survey.answers_about(at)) {
+            let lost = Lost { index: *index, term: *term, own_vote_term, committed, own };
+            match judge(&lost, survey.voters(), &survey.answers_about(at)) {
                 Verdict::Restore(record) => {
                     self.restore(record).await?;
                     progress = true;
@@ -279,8 +279,7 @@ impl Repair<'_> {
     /// A vote that cannot be one too many: in a term that no other voter has reached, or for its established leader.
     async fn settle_vote(&mut self) -> Result<(), Halt> {
         let survey = Survey::of(self.node, self.group, &[], None).await;
-        let others = self.node.topology.voters().count().saturating_sub(1);
-        if survey.answered() < others {
+        if !survey.all_answered() {
             return Err(Halt::Waits(format!(
                 "all other voters, to tell in which terms this node may have voted ({survey})"
             )));

@@ -38,6 +38,17 @@ async fn two_groups_are_led_from_two_zones_and_come_home_after_a_loss() {
     led_from(&cluster, 0, 'a').await;
     led_from(&cluster, 1, 'b').await;
 
+    // What a loss would mean is told by each group's own preference.
+    for (group, of_leader) in [(0, "a"), (1, "b")] {
+        wait_for(&format!("group {group} without zone c is led from {of_leader}"), || async {
+            let leader = led_from(&cluster, group, of_leader.chars().next()?).await;
+            let status = cluster.status_of(&leader).await?;
+            let losses = &status.groups.get(group)?.losses;
+            let zone_c = losses.iter().find(|loss| loss.kind == "zone" && loss.name == "c")?;
+            (zone_c.leader_zone == of_leader).then_some(())
+        })
+        .await;
+    }
     for name in ["b1", "b2"] {
         cluster.stop_node(name).await;
     }

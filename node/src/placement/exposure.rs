@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Class, Ranked, Voter, Watermarks, outlook};
+use super::{Class, Outlook, Ranked, Watermarks, outlook};
 
 /// What the leader knows now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,51 +47,48 @@ impl Exposure {
     }
 }
 
-/// What the loss of `lost` would mean now.
+/// What the loss of `lost` would mean now. The voters come as one set, or, while members change, as the old half and the new one:
+/// then both must have what a quorum or a class needs, and the new half leads.
 #[must_use]
-pub fn exposure(ranked: &[Ranked], now: &Now, lost: &BTreeSet<u64>) -> Exposure {
-    let gone: BTreeSet<u64> = ranked
-        .iter()
-        .map(|ranked| ranked.voter.node_id)
-        .filter(|node| lost.contains(node) || !now.in_contact.contains(node))
-        .collect();
-    let after = outlook(ranked, &gone, |_, _| None);
-    let kept = |voter: &Voter| now.acked.get(&voter.node_id).copied().unwrap_or(0);
-    let left = ranked.iter().map(|ranked| &ranked.voter).filter(|voter| !lost.contains(&voter.node_id));
-    let best = left.map(kept).max().unwrap_or(0);
+pub fn exposure(halves: &[Vec<Ranked>], now: &Now, lost: &BTreeSet<u64>) -> Exposure {
+    let everybody = || halves.iter().flatten();
+    let node = |ranked: &Ranked| ranked.voter.node_id;
+    let gone: BTreeSet<u64> =
+        everybody().map(node).filter(|node| lost.contains(node) || !now.in_contact.contains(node)).collect();
+    let after: Vec<Outlook> = halves.iter().map(|half| outlook(half, &gone, |_, _| None)).collect();
+    let kept = |ranked: &Ranked| now.acked.get(&node(ranked)).copied().unwrap_or(0);
+    let best = everybody().filter(|ranked| !lost.contains(&node(ranked))).map(kept).max().unwrap_or(0);
     let missing = |class| {
         let acknowledged = now.acknowledged.of(class);
         (acknowledged > best).then_some((best, acknowledged))
     };
+    let newest = halves.last().map_or(&[][..], Vec::as_slice);
     // Whoever lacks something that was committed cannot win the first election, and leads only when it has caught up.
-    let caught_up: Vec<Ranked> = ranked
-        .iter()
-        .filter(|ranked| {
-            !gone.contains(&ranked.voter.node_id) && kept(&ranked.voter) >= now.acknowledged.city
-        })
-        .cloned()
-        .collect();
-    let fit = caught_up.iter().min_by_key(|ranked| ranked.preference).map(|ranked| ranked.voter.zone.clone());
-    let leader = match (after.leader, fit) {
-        (None, _) => None,
-        (Some(any), None) => Some(any),
-        (Some(_), Some(zone)) => {
-            let of_zone = caught_up.iter().filter(|ranked| ranked.voter.zone == zone);
-            Some((zone.clone(), of_zone.map(|ranked| ranked.voter.node_id).collect()))
-        }
-    };
+    let fit =
+        newest.iter().filter(|ranked| !gone.contains(&node(ranked)) && kept(ranked) >= now.acknowledged.city);
+    let fit: Vec<Ranked> = fit.cloned().collect();
+    let any = after.last().and_then(|newest| newest.leader.clone());
+    let leader = any.filter(|_| after.iter().all(|half| half.quorum));
     Exposure {
-        leader,
+        leader: leader.map(|any| most_preferred(&fit).unwrap_or(any)),
         city_missing: missing(Class::City),
         geo_missing: missing(Class::Geo),
-        city_writable: after.city.reachable,
-        geo_writable: after.geo.reachable,
+        city_writable: after.iter().all(|half| half.city.reachable),
+        geo_writable: after.iter().all(|half| half.geo.reachable),
     }
+}
+
+/// The most preferred zone among these, and its voters.
+fn most_preferred(ranked: &[Ranked]) -> Option<(String, Vec<u64>)> {
+    let zone = &ranked.iter().min_by_key(|ranked| ranked.preference)?.voter.zone;
+    let of_zone = ranked.iter().filter(|ranked| ranked.voter.zone == *zone);
+    Some((zone.clone(), of_zone.map(|ranked| ranked.voter.node_id).collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::Voter;
 
     /// The default topology: 1 and 2 in zone a, 3 and 4 in b (site east), 5 in c (site west).
     fn ranked() -> Vec<Ranked> {
@@ -115,7 +112,7 @@ mod tests {
     }
 
     fn after(now: &Now, lost: &[u64]) -> Exposure {
-        exposure(&ranked(), now, &lost.iter().copied().collect())
+        exposure(&[ranked()], now, &lost.iter().copied().collect())
     }
 
     #[test]
@@ -156,5 +153,103 @@ mod tests {
         let zone_a = after(&now, &[1, 2]);
         assert_eq!(zone_a.leader, Some(("c".into(), vec![5])));
         assert_eq!((zone_a.city_missing, zone_a.geo_missing), (None, None));
+    }
+
+    /// The default topology's voters with `more`, as (node, zone, site, rank), and without the nodes of `left`.
+    fn changed(more: &[(u64, &str, &str, u32)], left: &[u64]) -> Vec<Ranked> {
+        let more = more.iter().map(|(id, zone, site, preference)| Ranked {
+            voter: Voter::new(*id, *zone, *site),
+            preference: *preference,
+        });
+        ranked().into_iter().chain(more).filter(|ranked| !left.contains(&ranked.voter.node_id)).collect()
+    }
+
+    #[test]
+    fn losses_are_reckoned_with_those_who_vote_now() {
+        let second_remote = changed(&[(6, "c", "west", 3)], &[]);
+        let removed = changed(&[(6, "c", "west", 3)], &[4]);
+        let another_zone = changed(&[(6, "d", "east", 1)], &[2]);
+        let everybody = [1, 2, 3, 4, 5, 6];
+        let seen = |acked: [u64; 6]| Now {
+            acked: (1..).zip(acked).collect(),
+            in_contact: everybody.into_iter().collect(),
+            acknowledged: Watermarks { city: 90, geo: 90 },
+        };
+        let all = || seen([90; 6]);
+        type Halves = Vec<Vec<Ranked>>;
+        let of = |zone: &str, nodes: &[u64]| Some((zone.to_owned(), nodes.to_vec()));
+        // who votes, what the leader knows, who is lost, who leads then, city and geo writable
+        type Row<'r> = (&'r str, Halves, Now, &'r [u64], Option<(String, Vec<u64>)>, bool, bool);
+        let rows: Vec<Row<'_>> = vec![
+            (
+                "one remote node goes, the other stays",
+                vec![second_remote.clone()],
+                all(),
+                &[5],
+                of("a", &[1, 2]),
+                true,
+                true,
+            ),
+            (
+                "a zone of two of six",
+                vec![second_remote.clone()],
+                all(),
+                &[1, 2],
+                of("b", &[3, 4]),
+                true,
+                true,
+            ),
+            ("b2 does not vote any more", vec![removed.clone()], all(), &[1, 2], of("b", &[3]), true, true),
+            (
+                "the new zone is preferred as much as a",
+                vec![another_zone.clone()],
+                all(),
+                &[1],
+                of("d", &[6]),
+                true,
+                true,
+            ),
+            (
+                "two of zone c are two of five",
+                vec![removed.clone()],
+                all(),
+                &[5, 6],
+                of("a", &[1, 2]),
+                true,
+                false,
+            ),
+            // 1, 2, 3, 5, 6 vote when the change is committed; until then 1 to 6 do, and three of those are no majority.
+            (
+                "both halves",
+                vec![second_remote.clone(), removed.clone()],
+                all(),
+                &[1, 2, 4],
+                None,
+                false,
+                false,
+            ),
+            ("the new half alone", vec![removed.clone()], all(), &[1, 2], of("b", &[3]), true, true),
+            (
+                "a promoted node that lags",
+                vec![another_zone.clone()],
+                seen([90, 90, 90, 90, 90, 50]),
+                &[1],
+                of("b", &[3, 4]),
+                true,
+                true,
+            ),
+        ];
+        for (what, halves, now, lost, leader, city, geo) in rows {
+            let after = exposure(&halves, &now, &lost.iter().copied().collect());
+            assert_eq!(
+                (after.leader, after.city_writable, after.geo_writable),
+                (leader, city, geo),
+                "{what}"
+            );
+        }
+        // What only a node has that does not vote any more is on nobody's disk who could lead.
+        let only_on_4 = Now { acked: BTreeMap::from([(1, 90), (4, 90), (5, 70)]), ..all() };
+        assert_eq!(exposure(&[removed], &only_on_4, &BTreeSet::from([1])).city_missing, Some((70, 90)));
+        assert_eq!(exposure(&[second_remote], &only_on_4, &BTreeSet::from([1])).city_missing, None);
     }
 }

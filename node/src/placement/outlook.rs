@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use super::{Class, Voter, majority, satisfies};
 
-/// A voter as a leader: its zone's preference; 1 is the most preferred.
+/// A voter as a leader of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ranked {
     /// The voter.
     pub voter: Voter,
-    /// The `leader_preference` of its zone.
+    /// Its zone's rank in the group; 1 is the most preferred.
     pub preference: u32,
 }
 

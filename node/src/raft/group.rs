@@ -78,7 +78,7 @@ pub struct GroupParams {
     pub known: Vec<Voter>,
     /// This node's zone's rank for leading the group, from 1.
     pub rank: u32,
-    /// The other voters, as rivals for leadership.
+    /// The other nodes, as rivals for leadership when they vote.
     pub rivals: Vec<Rival>,
     /// Heartbeats and elections.
     pub timing: Timing,
@@ -119,6 +119,7 @@ pub enum GroupError {
 pub struct Group {
     params: GroupParams,
     raft: Raft,
+    store: LogStore,
     state: Arc<GroupState>,
     gate: Arc<Gate>,
     proposer: Proposer,
@@ -223,7 +224,7 @@ impl Group {
         let raft_error = |why: String| GroupError::Raft { group, why };
         let config = Arc::new(config(&params).validate().map_err(|error| raft_error(error.to_string()))?);
         let machine = StateMachine::new(state.clone());
-        let raft = Raft::new(params.node_id, config, network, store, machine)
+        let raft = Raft::new(params.node_id, config, network, store.clone(), machine)
             .await
             .map_err(|error| raft_error(error.to_string()))?;
         let proposer =
@@ -233,6 +234,7 @@ impl Group {
         let this = Arc::new(Self {
             params,
             raft,
+            store,
             state,
             gate,
             proposer,
@@ -351,10 +353,11 @@ impl Group {
 
     /// Checkpoints and stops.
     pub async fn shutdown(&self) {
+        self.store.stop_waiting();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = self.params.group, %error, "Raft did not stop cleanly");
         }
-        self.gate.demote();
+        self.gate.demote(u64::MAX);
         let state = self.state.clone();
         match runtime::run_blocking(move || state.checkpoint()).await {
             Ok(Ok(())) => {}
@@ -375,7 +378,7 @@ impl Group {
                 let progress = rebuilding.map(|(applied, goal)| {
                     format!("the state is rebuilt from the log: {applied} of {goal} proposals applied")
                 });
-                (role_name(metrics.state), progress.unwrap_or_default())
+                (role_name(metrics.state), progress.or_else(|| self.half_way()).unwrap_or_default())
             }
             Err(fatal) => ("stopped", fatal.to_string()),
         };

@@ -16,11 +16,17 @@
 //! a majority is not enough by itself: the leader of the entry's term may be alive, still count what this node once
 //! acknowledged, and need one follower more; followers that have voted in a later term refuse it (decision 0006).
 //!
+//! The voters are those of the newest membership that this node or anybody who answers knows, both halves of it while members
+//! change; a majority of each must have answered before anything is concluded from absence, or a newer one may have been missed
+//! ([`Electorate`]). Nodes that do not vote are heard, too: what they hold intact is as good as anybody's.
+//!
 //! Invariant: what this node knows to be committed is never dropped.
 
 use std::fmt;
 
 use tercet_storage::LogRecord;
+
+use crate::placement::Electorate;
 
 /// What one voter's log holds of the wanted entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub enum Held {
 /// One voter's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
+    /// Whose it is.
+    pub node: u64,
     /// The wanted entry.
     pub held: Held,
     /// Term of its vote.
@@ -57,8 +65,8 @@ pub struct Lost {
     pub own_vote_term: u64,
     /// The highest index that this node knows to be committed.
     pub committed: u64,
-    /// How many voters the group has, this node included.
-    pub voters: usize,
+    /// This node.
+    pub own: u64,
 }
 
 /// What is to be done.
@@ -100,11 +108,11 @@ impl fmt::Display for Why {
 
 /// The table above.
 #[must_use]
-pub fn judge(lost: &Lost, answers: &[Answer]) -> Verdict {
+pub fn judge(lost: &Lost, voters: &Electorate, answers: &[Answer]) -> Verdict {
     if let Some(record) = answers.iter().find_map(|answer| matching(lost, answer)) {
         return Verdict::Restore(record.clone());
     }
-    let may_drop = is_dropped_by_leader(lost, answers) || is_nowhere(lost, answers);
+    let may_drop = is_dropped_by_leader(lost, answers) || is_nowhere(lost, voters, answers);
     match (may_drop, lost.index <= lost.committed) {
         (true, false) => Verdict::Drop,
         (_, true) => Verdict::Wait(Why::CommittedButNotFound),
@@ -141,11 +149,13 @@ fn is_dropped_by_leader(lost: &Lost, answers: &[Answer]) -> bool {
 }
 
 /// Without a leader: the identity must be known.
-fn is_nowhere(lost: &Lost, answers: &[Answer]) -> bool {
+fn is_nowhere(lost: &Lost, voters: &Electorate, answers: &[Answer]) -> bool {
     let Some(term) = lost.term else { return false };
-    let absent = answers.iter().filter(|answer| is_absent(lost, answer));
-    let beyond = absent.clone().filter(|answer| answer.vote_term > term).count();
-    absent.count() + 1 >= lost.voters || beyond * 2 > lost.voters
+    let without = |node| answers.iter().find(|answer| answer.node == node && is_absent(lost, answer));
+    let others = voters.everybody();
+    let mut others = others.into_iter().filter(|node| *node != lost.own).peekable();
+    let on_no_other = others.peek().is_some() && others.all(|node| without(node).is_some());
+    on_no_other || voters.majority(|node| without(node).is_some_and(|answer| answer.vote_term > term))
 }
 
 #[cfg(test)]
@@ -159,15 +169,15 @@ mod tests {
     }
 
     fn intact(term: u64) -> Answer {
-        Answer { held: Held::Intact(record(7, term)), vote_term: 3, leads_term: 0, vouched: false }
+        Answer { node: 0, held: Held::Intact(record(7, term)), vote_term: 3, leads_term: 0, vouched: false }
     }
 
     fn absent(vote_term: u64) -> Answer {
-        Answer { held: Held::Absent, vote_term, leads_term: 0, vouched: false }
+        Answer { node: 0, held: Held::Absent, vote_term, leads_term: 0, vouched: false }
     }
 
     fn unknown() -> Answer {
-        Answer { held: Held::Unknown, vote_term: 3, leads_term: 0, vouched: false }
+        Answer { node: 0, held: Held::Unknown, vote_term: 3, leads_term: 0, vouched: false }
     }
 
     fn leading(term: u64, answer: Answer) -> Answer {
@@ -179,9 +189,13 @@ mod tests {
     }
 
     /// Entry 7 of term 3 on a node that has voted in term 3, one of five.
-    const KNOWN: Lost = Lost { index: 7, term: Some(3), own_vote_term: 3, committed: 5, voters: 5 };
+    const KNOWN: Lost = Lost { index: 7, term: Some(3), own_vote_term: 3, committed: 5, own: 1 };
     const NAMELESS: Lost = Lost { term: None, ..KNOWN };
     const COMMITTED: Lost = Lost { committed: 7, ..KNOWN };
+
+    fn from(nodes: impl IntoIterator<Item = u64>, answers: Vec<Answer>) -> Vec<Answer> {
+        nodes.into_iter().zip(answers).map(|(node, answer)| Answer { node, ..answer }).collect()
+    }
 
     #[test]
     fn the_table() {
@@ -222,7 +236,33 @@ mod tests {
             ),
         ];
         for (what, lost, answers, expected) in cases {
-            assert_eq!(judge(&lost, &answers), expected, "{what}");
+            assert_eq!(judge(&lost, &Electorate::first(1..=5), &from(2..=5, answers)), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn who_votes_now_decides_and_both_halves_while_that_changes() {
+        let of = |halves: &[&[u64]]| Electorate {
+            at: (3, 6),
+            halves: halves.iter().map(|half| half.iter().copied().collect()).collect(),
+        };
+        let replaced = of(&[&[1, 2, 3, 4, 6]]);
+        let joint = of(&[&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5, 6]]);
+        let few = |answered| Verdict::Wait(Why::TooFewAnswers { answered });
+        type Case<'c> = (&'c str, &'c Electorate, &'c [u64], Vec<Answer>, Verdict);
+        let cases: [Case<'_>; 7] = [
+            ("all first ones, but not who came since", &replaced, &[2, 3, 4, 5], vec![absent(3); 4], few(4)),
+            ("all who vote now", &replaced, &[2, 3, 4, 6], vec![absent(3); 4], Verdict::Drop),
+            ("who has left counts for nothing", &replaced, &[2, 3, 5], vec![absent(4); 3], few(3)),
+            ("a majority of those who vote now", &replaced, &[2, 3, 6], vec![absent(4); 3], Verdict::Drop),
+            ("a majority of the old half only", &joint, &[2, 3, 4], vec![absent(4); 3], few(3)),
+            ("a majority of both", &joint, &[2, 3, 4, 6], vec![absent(4); 4], Verdict::Drop),
+            ("alone in the group, nobody else can say", &of(&[&[1]]), &[2], vec![absent(3)], few(1)),
+        ];
+        for (what, voters, nodes, answers, expected) in cases {
+            assert_eq!(judge(&KNOWN, voters, &from(nodes.iter().copied(), answers)), expected, "{what}");
+        }
+        let learner = from([7], vec![intact(3)]);
+        assert_eq!(judge(&KNOWN, &replaced, &learner), Verdict::Restore(record(7, 3)), "a learner has it");
     }
 }

@@ -1,6 +1,7 @@
 //! Asking the voters what their logs hold, and answering them.
 //!
-//! Invariants: only voters of the topology are asked; a voter that does not answer in time counts as not heard; the answers to
+//! Invariants: every node of the topology is asked, since any of them may vote by now and knows best who does; a node that does
+//! not answer in time counts as not heard; the answers to
 //! a request about a leader's log come from one look at it, between two looks at who leads.
 
 use std::collections::BTreeMap;
@@ -15,7 +16,9 @@ use tercet_storage::{self as storage, LogPoint, LogRecord};
 
 use super::judge::{Answer, Held};
 use crate::node::Node;
+use crate::placement::Electorate;
 use crate::raft::codec::decode_vote;
+use crate::raft::electorate;
 
 /// How long a voter may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -30,10 +33,11 @@ pub(super) struct Wanted {
     pub(super) term: Option<u64>,
 }
 
-/// What the voters answered, by node.
+/// What the other nodes answered.
 pub(super) struct Survey {
     answers: BTreeMap<u64, v1::FetchRecordsResponse>,
-    asked: usize,
+    voters: Electorate,
+    own: u64,
 }
 
 fn request(
@@ -76,17 +80,24 @@ fn record_of(fetched: &v1::FetchedRecord) -> Option<LogRecord> {
 }
 
 impl Survey {
-    /// Asks every other voter.
+    /// Asks every other node.
     pub(super) async fn of(node: &Node, group: u32, wanted: &[Wanted], vouched_by: Option<LogPoint>) -> Self {
         let own = node.identity.node_id();
-        let voters: Vec<u64> =
-            node.topology.voters().map(|voter| voter.id).filter(|voter| *voter != own).collect();
-        let asked = voters.len();
-        let answers = join_all(voters.into_iter().map(|voter| async move {
-            let request = request(node, voter, group, wanted, vouched_by);
-            ask(node, voter, request).await.map(|answer| (voter, answer))
+        let answers = join_all(node.peers.ids().map(|other| async move {
+            let request = request(node, other, group, wanted, vouched_by);
+            ask(node, other, request).await.map(|answer| (other, answer))
         }));
-        Self { answers: answers.await.into_iter().flatten().collect(), asked }
+        let answers: BTreeMap<_, _> = answers.await.into_iter().flatten().collect();
+        let told = answers.values().map(|answer| electorate::from_wire(answer.members.as_ref()));
+        // A group whose members nobody knows has not got beyond its first ones.
+        let first = Electorate::first(node.topology.voters().map(|voter| voter.id));
+        let voters = told.fold(node.electorate(group).newest(first), Electorate::newest);
+        Self { answers, voters, own }
+    }
+
+    /// Whose majorities count, by whoever knows best.
+    pub(super) const fn voters(&self) -> &Electorate {
+        &self.voters
     }
 
     /// The intact entries of one node's log, up to the first that it has not. None: it does not answer.
@@ -109,14 +120,17 @@ impl Survey {
         )
     }
 
-    /// How many voters answered.
-    pub(super) fn answered(&self) -> usize {
-        self.answers.len()
+    /// Whether every other voter answered.
+    pub(super) fn all_answered(&self) -> bool {
+        self.voters
+            .everybody()
+            .into_iter()
+            .all(|voter| voter == self.own || self.answers.contains_key(&voter))
     }
 
-    /// What each voter said about the `at`-th wanted entry.
+    /// What each node said about the `at`-th wanted entry.
     pub(super) fn answers_about(&self, at: usize) -> Vec<Answer> {
-        let about = |answer: &v1::FetchRecordsResponse| {
+        let about = |(node, answer): (&u64, &v1::FetchRecordsResponse)| {
             let fetched = answer.records.get(at)?;
             let held = match fetched.held() {
                 v1::fetched_record::Held::Intact => record_of(fetched).map_or(Held::Unknown, Held::Intact),
@@ -124,13 +138,14 @@ impl Survey {
                 _ => Held::Unknown,
             };
             Some(Answer {
+                node: *node,
                 held,
                 vote_term: answer.vote_term,
                 leads_term: answer.leads_term,
                 vouched: answer.vouched,
             })
         };
-        self.answers.values().filter_map(about).collect()
+        self.answers.iter().filter_map(about).collect()
     }
 
     /// A leader of a term not below `term`, and the last index of its log.
@@ -141,7 +156,7 @@ impl Survey {
         Some((*node, answer.last.as_ref().map_or(0, |last| last.index)))
     }
 
-    /// The highest term in which an answering voter has voted.
+    /// The highest term in which an answering node has voted.
     pub(super) fn highest_vote_term(&self) -> u64 {
         self.answers.values().map(|answer| answer.vote_term.max(answer.leads_term)).max().unwrap_or(0)
     }
@@ -149,8 +164,11 @@ impl Survey {
 
 impl fmt::Display for Survey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes: Vec<String> = self.answers.keys().map(u64::to_string).collect();
-        write!(f, "{} of {} voters answer: {}", self.answers.len(), self.asked, nodes.join(", "))
+        let others: Vec<u64> =
+            self.voters.everybody().into_iter().filter(|voter| *voter != self.own).collect();
+        let heard = others.iter().filter(|voter| self.answers.contains_key(voter)).map(u64::to_string);
+        let heard: Vec<String> = heard.collect();
+        write!(f, "{} of {} other voters answer: {}", heard.len(), others.len(), heard.join(", "))
     }
 }
 
@@ -196,6 +214,7 @@ pub fn answer(node: &Node, request: &v1::FetchRecordsRequest) -> Result<v1::Fetc
             .map(|point| v1::PeerLogId { term: point.term, index: point.index }),
         vouched,
         damaged,
+        members: electorate::to_wire(&node.electorate(group)),
     })
 }
 

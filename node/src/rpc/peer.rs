@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::refuse;
 use crate::controller;
 use crate::node::Node;
+use crate::raft::electorate;
 use crate::raft::group::Group;
 use crate::repair;
 
@@ -153,6 +154,7 @@ impl Peer for PeerService {
             fresh,
             registered_incarnation: registered.unwrap_or(0),
             in_reach: if request.look_around { controller::in_reach(&self.node).await } else { Vec::new() },
+            members: electorate::to_wire(&self.node.electorate(0)),
         }))
     }
 

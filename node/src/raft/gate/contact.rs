@@ -92,7 +92,8 @@ pub struct ProofPart {
 }
 
 impl Gate {
-    /// Whether `class` can be reached with the nodes that are in contact.
+    /// Whether `class` can be reached with the nodes that are in contact: with the voters, and, while they change, with those of
+    /// before as well, since nothing is committed without either.
     ///
     /// # Errors
     /// What is missing, for PLACEMENT_UNREACHABLE.
@@ -100,13 +101,20 @@ impl Gate {
         let inner = self.inner();
         let Some(leading) = &inner.leading else { return Ok(()) };
         let lost_after = self.contact_lost_after;
-        let in_contact: BTreeSet<u64> = inner
-            .voters
-            .iter()
-            .map(|voter| voter.node_id)
-            .filter(|node| *node == self.node_id || leading.contacts.may_be_there(*node, lost_after))
-            .collect();
-        reachable(class, &inner.voters, &in_contact)
+        let halves = [&inner.before, &inner.voters];
+        halves.into_iter().filter(|half| !half.is_empty()).try_for_each(|half| {
+            let nodes = half.iter().map(|voter| voter.node_id);
+            let in_contact: BTreeSet<u64> = nodes
+                .filter(|node| *node == self.node_id || leading.contacts.may_be_there(*node, lost_after))
+                .collect();
+            reachable(class, half, &in_contact)
+        })?;
+        match inner.unheld_sites.as_slice() {
+            [site, ..] if class == Class::Geo => {
+                Err(format!("class geo cannot be reached: nobody votes in site {site}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the leader knows of each voter: (node, matched index, time since the last answer). Empty on a follower.

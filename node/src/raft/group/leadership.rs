@@ -3,7 +3,6 @@
 //! Invariants: the gate hears of every change of leadership, and nothing else makes it work; leadership is only moved to a
 //! voter that is in contact and caught up.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tercet_proto::refusal::Refusal;
 use crate::raft::runtime::{self, watch};
 
 use super::{ENTRIES_PER_REQUEST_MAX, Group};
-use crate::placement::Candidate;
+use crate::placement::{Candidate, Electorate};
 
 /// Who leads, as this node knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +32,7 @@ impl Group {
     pub(super) fn follow_leadership(self: Arc<Self>) {
         runtime::spawn(async move {
             let mut metrics = self.raft.server_metrics();
-            let (mut told, mut voters) = (None, BTreeSet::new());
+            let (mut told, mut voters) = (None, Electorate::default());
             loop {
                 let now = {
                     let seen = metrics.borrow_and_update();
@@ -53,7 +52,8 @@ impl Group {
                     if now.leads {
                         self.gate.lead(now.term);
                     } else {
-                        self.gate.demote();
+                        let led = before.filter(|before| before.leads).map_or(0, |before| before.term + 1);
+                        self.gate.demote(now.term.max(led));
                     }
                     self.leadership.send_replace(now);
                 }
@@ -61,7 +61,7 @@ impl Group {
                     break;
                 }
             }
-            self.gate.demote();
+            self.gate.demote(u64::MAX);
             let why = match &self.raft.metrics().borrow_watched().running_state {
                 Ok(()) => "it was stopped".to_owned(),
                 Err(fatal) => fatal.to_string(),

@@ -19,9 +19,11 @@ use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 
 use super::{ENTRIES_PER_REQUEST_MAX, Group};
-use crate::placement::{Voter, Weaker, keeps_placement};
+use crate::placement::{Electorate, Voter, Weaker, keeps_placement};
+use crate::raft::electorate::of_membership;
 use crate::raft::proposer::{LEASE_RETRY, lease_expired};
-use crate::raft::types::TypeConfig;
+use crate::raft::runtime;
+use crate::raft::types::{Raft, TypeConfig};
 
 /// How long a change may take before its outcome is unknown.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,14 +64,35 @@ impl Group {
         Members { voters, learners }
     }
 
+    /// Whose majorities count, as this node knows it.
+    #[must_use]
+    pub fn electorate(&self) -> Electorate {
+        let metrics = self.raft.server_metrics();
+        let seen = metrics.borrow_watched();
+        of_membership(&seen.membership_config)
+    }
+
     /// Tells the gate who votes, when that changes.
-    pub(super) fn follow_members(&self, told: &mut BTreeSet<u64>) {
-        let voters = self.members().voters;
+    pub(super) fn follow_members(&self, told: &mut Electorate) {
+        let now = self.electorate();
         // Before the group is formed the topology's voters are meant.
-        if !voters.is_empty() && *told != voters {
-            self.gate.set_voters(self.places(&voters));
-            *told = voters;
+        if let Some((newest, before)) = now.halves.split_last().filter(|_| told.halves != now.halves) {
+            self.gate.set_voters(
+                self.places(newest),
+                before.first().map(|half| self.places(half)).unwrap_or_default(),
+            );
+            *told = now;
         }
+    }
+
+    /// Whose majorities count and where they stand, the newest half last; before the group is formed, the topology's voters.
+    #[must_use]
+    pub fn voting(&self) -> Vec<Vec<Voter>> {
+        let now = self.electorate();
+        if now.halves.is_empty() {
+            return vec![self.params.voters.clone()];
+        }
+        now.halves.iter().map(|half| self.places(half)).collect()
     }
 
     fn places(&self, nodes: &BTreeSet<u64>) -> Vec<Voter> {
@@ -110,10 +133,8 @@ impl Group {
     /// MEMBER_REFUSED with the reason; OUTCOME_UNKNOWN when it was not committed in time or leadership was lost meanwhile.
     pub async fn change_member(&self, change: MemberChange, force: bool) -> Result<Members, Refusal> {
         let _one_at_a_time = self.changing.lock().await;
-        if self.raft.server_metrics().borrow_watched().membership_config.membership().get_joint_config().len()
-            > 1
-        {
-            // A lost leader's change that was left half-way.
+        if self.is_changing() {
+            // A lost leader's change that was left half-way: what this node knows of it could still be replaced.
             self.commit_members(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
         }
         let now = self.members();
@@ -145,6 +166,14 @@ impl Group {
         };
         self.commit_members(changes).await?;
         Ok(self.members())
+    }
+
+    /// Whether the newest membership is a joint one, or not known to be committed.
+    fn is_changing(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let seen = metrics.borrow_watched();
+        let newest = &seen.membership_config;
+        newest.membership().get_joint_config().len() > 1 || *newest.log_id() > seen.local_committed
     }
 
     fn ensure_caught_up(&self, node: u64) -> Result<(), Refusal> {
@@ -199,31 +228,44 @@ impl Group {
                 format!("{why}; it may have been made or still be: look at the members, then ask again");
             Err(Refusal::new(Reason::OutcomeUnknown, "", why))
         };
-        match tokio::time::timeout(CHANGE_TIMEOUT, self.write_members(changes)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
+        // A task of its own, so that whoever asked may hang up: the second half of a change follows the first all the same.
+        let written = runtime::spawn(write_members(self.raft.clone(), changes));
+        match tokio::time::timeout(CHANGE_TIMEOUT, written).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))))) => {
                 unknown("leadership was lost during the change")
             }
-            Ok(Err(RaftError::Fatal(fatal))) => unknown(&fatal.to_string()),
-            Ok(Err(error)) => Err(refused(error.to_string())),
+            Ok(Ok(Err(RaftError::Fatal(fatal)))) => unknown(&fatal.to_string()),
+            Ok(Ok(Err(error))) => Err(refused(error.to_string())),
+            Ok(Err(stopped)) => unknown(&stopped.to_string()),
             Err(_) => unknown("the change has not been committed in time"),
         }
     }
 
-    /// Right after an election a leader refuses writes until a quorum has answered: it is asked again.
-    async fn write_members(
-        &self,
-        changes: ChangeMembers<u64, ()>,
-    ) -> Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
-        loop {
-            match self.raft.change_membership(changes.clone(), false).await {
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
-                    if lease_expired(&forward) =>
-                {
-                    tokio::time::sleep(LEASE_RETRY).await;
-                }
-                done => return done.map(|_| ()),
+    /// What status says while the old voters count as well as the new ones: for a moment, or until somebody finishes the change.
+    pub(super) fn half_way(&self) -> Option<String> {
+        let now = self.electorate();
+        (now.halves.len() > 1).then(|| {
+            "the members change, and a commit needs a majority of the old and of the new voters; if that stays, the next \
+             `tercet member` command finishes it"
+                .to_owned()
+        })
+    }
+}
+
+/// Right after an election a leader refuses writes until a quorum has answered: it is asked again.
+async fn write_members(
+    raft: Raft,
+    changes: ChangeMembers<u64, ()>,
+) -> Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
+    loop {
+        match raft.change_membership(changes.clone(), false).await {
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
+                if lease_expired(&forward) =>
+            {
+                tokio::time::sleep(LEASE_RETRY).await;
             }
+            done => return done.map(|_| ()),
         }
     }
 }

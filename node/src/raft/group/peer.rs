@@ -1,6 +1,9 @@
 //! A group's answers to the other nodes.
 //!
-//! Invariants: a message is decoded whole before openraft sees it; "matched" is said only of what openraft says is flushed here.
+//! Invariants: a message is decoded whole before openraft sees it; "matched" is said only of what openraft and the log say is
+//! flushed here.
+
+use std::time::Duration;
 
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
 use tercet_proto::v1;
@@ -25,13 +28,14 @@ impl Group {
         use v1::peer_append_response::Result as Answer;
         let vote = vote_from_wire(request.vote)?;
         let leader = vote.leader_id.voted_for;
+        self.gate.led_by_another(vote.leader_id.term);
         let prev = log_id_from_wire(request.prev);
         let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
         let entries = entries?;
         if !entries.is_empty()
             && let Some(why) = self.params.room.why_tight()
         {
-            // Raft would give the group up over a log that takes no more; the leader tries again.
+            // The log would keep them in memory until there is room; the leader tries again.
             return Ok(v1::PeerAppendResponse { header: None, result: Some(Answer::Fatal(why)) });
         }
         let last = entries.last().map(|entry| entry.log_id).or(prev);
@@ -45,6 +49,12 @@ impl Group {
             Ok(response) => match response.into_stream_result(prev, last) {
                 Ok(matched) => {
                     self.contact.heard(leader);
+                    if let Some(id) = &matched
+                        && !self.store.is_durable(id, self.flush_limit()).await
+                    {
+                        let why = format!("entry {id} is not on this node's disk yet");
+                        return Ok(v1::PeerAppendResponse { header: None, result: Some(Answer::Fatal(why)) });
+                    }
                     let (city, geo) = (request.city_watermark, request.geo_watermark);
                     self.gate.learn(Watermarks { city, geo });
                     let flushed = matched.as_ref().map_or(0, |id| id.index);
@@ -62,6 +72,11 @@ impl Group {
             Err(error) => Answer::Fatal(error.to_string()),
         };
         Ok(v1::PeerAppendResponse { header: None, result: Some(answer) })
+    }
+
+    /// How long an acknowledgement may wait for its entries to become durable once openraft takes them for flushed.
+    fn flush_limit(&self) -> Duration {
+        Duration::from_millis(self.params.timing.heartbeat_ms)
     }
 
     /// Answers a vote or pre-vote.

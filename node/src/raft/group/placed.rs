@@ -11,19 +11,24 @@ use crate::placement::{Class, Now};
 const CONTACT_ELECTIONS: u64 = 3;
 
 impl Group {
-    /// What the leader knows of its voters' logs. None on a follower.
+    /// What the leader knows of its voters' logs, both halves of them while they change. None on a follower.
     #[must_use]
     pub fn placed_now(&self) -> Option<Now> {
-        let replicas = self.gate.replicas();
-        if replicas.is_empty() {
+        let voters = self.gate.replicas();
+        if voters.is_empty() {
             return None;
         }
-        let limit_ms = u128::from(self.params.timing.election_max_ms.saturating_mul(CONTACT_ELECTIONS));
-        let answers =
-            |contact: &Option<std::time::Duration>| contact.is_some_and(|age| age.as_millis() <= limit_ms);
+        let limit_ms = self.params.timing.election_max_ms.saturating_mul(CONTACT_ELECTIONS);
+        let ms = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let voters = voters.into_iter().map(|(node, matched, contact)| (node, matched, contact.map(ms)));
+        // Whoever only votes in the old half is no voter to openraft's metrics and the gate any more.
+        let others = self.learners().into_iter();
+        let others = others.map(|other| (other.node_id, other.matched_index, other.last_contact_ms));
+        let known: Vec<(u64, u64, Option<u64>)> = voters.chain(others).collect();
+        let answers = |contact: &Option<u64>| contact.is_some_and(|age| age <= limit_ms);
         Some(Now {
-            acked: replicas.iter().map(|(node, matched, _)| (*node, *matched)).collect(),
-            in_contact: replicas
+            acked: known.iter().map(|(node, matched, _)| (*node, *matched)).collect(),
+            in_contact: known
                 .iter()
                 .filter(|(_, _, contact)| answers(contact))
                 .map(|(node, ..)| *node)

@@ -130,7 +130,7 @@ impl GroupParams {
             let round_trip_ms = topology.rtt_ms(zone, own_zone).unwrap_or_else(|| topology.largest_rtt_ms());
             Duration::from_secs_f64(round_trip_ms / 2e3)
         };
-        let others = self.voters.iter().filter(|voter| voter.node_id != self.node_id);
+        let others = self.known.iter().filter(|voter| voter.node_id != self.node_id);
         let rivals = others.map(|voter| Rival {
             node_id: voter.node_id,
             rank: topology.leader_rank(group, &voter.zone),
@@ -150,20 +150,30 @@ impl Group {
     pub(super) fn stand_when_needed(self: Arc<Self>) {
         let lease = Duration::from_millis(self.params.timing.election_max_ms);
         let params = &self.params;
-        let policy = StandingPolicy::new(lease, params.node_id, params.rank, &params.rivals);
+        let waiting = StandingPolicy::new(lease, params.node_id, params.rank, &[]);
         runtime::spawn(async move {
             tokio::select! {
                 biased;
                 _ = self.given_up() => {}
-                () = self.stand(&policy, lease) => {}
+                () = self.stand(&waiting, lease) => {}
             }
         });
     }
 
-    async fn stand(&self, policy: &StandingPolicy, lease: Duration) {
+    /// The policy among those who vote now.
+    fn standing_policy(&self, lease: Duration) -> StandingPolicy {
+        let params = &self.params;
+        let voters: BTreeSet<u64> = self.voting().into_iter().flatten().map(|voter| voter.node_id).collect();
+        let rivals: Vec<Rival> =
+            params.rivals.iter().filter(|rival| voters.contains(&rival.node_id)).copied().collect();
+        StandingPolicy::new(lease, params.node_id, params.rank, &rivals)
+    }
+
+    async fn stand(&self, waiting: &StandingPolicy, lease: Duration) {
         let mut own_term = 0;
         loop {
-            self.until_suspicious(policy, lease).await;
+            self.until_suspicious(waiting, lease).await;
+            let policy = &self.standing_policy(lease);
             let (_, lost) = self.contact.situation();
             // Who does not answer is not waited for; the lease has to run out in any case.
             let asking = self.silent_among(policy.better(lost).collect(), lease / 2);
