@@ -40,7 +40,7 @@ pub(crate) struct BedArgs {
     pub(crate) in_process: bool,
     /// The `tercet` executable [default: beside this one, else target/release/tercet]
     #[arg(long, env = "TERCET_BIN", value_name = "FILE")]
-    tercet: Option<PathBuf>,
+    pub(crate) tercet: Option<PathBuf>,
     /// Keep the nodes' data and output
     #[arg(long)]
     keep: bool,
@@ -89,7 +89,8 @@ impl BedArgs {
         &self.dir
     }
 
-    fn check(&self) -> Result<()> {
+    /// Bounds.
+    pub(crate) fn check(&self) -> Result<()> {
         if self.channels == 0 || self.groups == 0 {
             bail!("--channels and --groups: at least 1 each");
         }

@@ -2,10 +2,15 @@
 //!
 //! Invariant: the cluster is the same for all cases, so later ones run over what earlier ones left.
 
+use std::fmt::Display;
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use clap::Args;
+use serde::Serialize;
 
 use crate::bed::{Bed, BedArgs};
+use crate::delayed;
 use crate::load::{Case, Pace};
 use crate::report::Report;
 use crate::work::{WorkArgs, measure_case};
@@ -28,6 +33,9 @@ pub(crate) struct ClusterArgs {
     /// Entries a request of open-loop cases
     #[arg(long, default_value_t = 1, value_name = "N")]
     entries: usize,
+    /// Instead: one client, the links between zones delayed as declared, class city and class geo beside their floors
+    #[arg(long, conflicts_with_all = ["rate", "in_process", "groups", "class", "disk"])]
+    link_delays: bool,
     #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
@@ -62,6 +70,16 @@ impl ClusterArgs {
 /// Measures, and prints what was measured.
 pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     args.check()?;
+    if args.link_delays {
+        args.bed.check()?;
+        let figures = delayed::run(&delayed::Settings {
+            dir: args.bed.dir(),
+            tercet: args.bed.tercet.as_deref(),
+            floor: Duration::from_secs_f64(args.bed.floor_seconds),
+            work: &args.work,
+        })?;
+        return print(&figures, args.json);
+    }
     let report = args.bed.run(args.work.entry_bytes(), async |bed: &mut Bed| {
         if let Some(first) = bed.channels.first() {
             args.work.make_journals(first).await?;
@@ -72,10 +90,14 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         }
         Ok(Report::new(bed, &args.bed, &args.work, cases))
     })?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    print(&report, args.json)
+}
+
+fn print(figures: &(impl Serialize + Display), json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(figures)?);
     } else {
-        println!("{report}");
+        println!("{figures}");
     }
     Ok(())
 }

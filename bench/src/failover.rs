@@ -4,7 +4,7 @@
 //! Invariants: a round begins only when every node is in contact and caught up and the client is being answered; everything that
 //! was acknowledged in a round is read back, linearizable, from those that are left, before the zone returns.
 
-mod cluster;
+pub(crate) mod cluster;
 mod events;
 mod report;
 mod writer;

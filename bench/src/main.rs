@@ -5,6 +5,7 @@
 mod bed;
 mod cluster;
 mod compare;
+mod delayed;
 mod failover;
 mod floor;
 mod load;
@@ -42,6 +43,7 @@ Examples:
   tercet-bench cluster --clients 256 --seconds 30 --json > figures.json
   tercet-bench log --sizes 512,4096 --depths 1,16
   tercet-bench failover --rounds 50
+  tercet-bench cluster --link-delays --seconds 5
   tercet-bench cluster --rate 2000,8000 --reads 20
   tercet-bench sweep --from 1000 --plot sweep.svg
   tercet-bench compare --with etcd

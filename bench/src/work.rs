@@ -152,7 +152,7 @@ pub(crate) async fn measure_case(bed: &mut Bed, args: &WorkArgs, case: &Case) ->
 }
 
 /// Runs a case, showing on a terminal how it goes on.
-async fn watched(case: &Case, channels: &[Client]) -> Result<Outcome> {
+pub(crate) async fn watched(case: &Case, channels: &[Client]) -> Result<Outcome> {
     let recorder = recorder()?;
     let total = case.warm_up + case.measured;
     let bar = if std::io::stderr().is_terminal() {

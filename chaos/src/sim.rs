@@ -72,7 +72,15 @@ pub struct Outcome {
 /// The runtime or the file cannot be made.
 pub fn run(plan: &Plan, trace_file: Option<&Path>) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    runtime.block_on(run_here(plan, trace_file))
+    let (outcome, trace) = runtime.block_on(async {
+        let trace = Arc::new(Trace::new(trace_file)?);
+        let outcome = run_here(plan, trace_file, &trace).await?;
+        anyhow::Ok((outcome, Arc::downgrade(&trace)))
+    })?;
+    // Ends every task that is left. Disks, networks and nodes know the trace: what outlives this is a cycle and never ends.
+    drop(runtime);
+    anyhow::ensure!(trace.strong_count() == 0, "{} parts of the simulation outlive it", trace.strong_count());
+    Ok(outcome)
 }
 
 fn write_history(lines: &[Line], file: &Path) -> anyhow::Result<()> {
@@ -84,8 +92,7 @@ fn write_history(lines: &[Line], file: &Path) -> anyhow::Result<()> {
     std::fs::write(file, text).with_context(|| file.display().to_string())
 }
 
-async fn run_here(plan: &Plan, trace_file: Option<&Path>) -> anyhow::Result<Outcome> {
-    let trace = Arc::new(Trace::new(trace_file)?);
+async fn run_here(plan: &Plan, trace_file: Option<&Path>, trace: &Arc<Trace>) -> anyhow::Result<Outcome> {
     let header = Header {
         format: FORMAT,
         journal: JOURNAL.into(),

@@ -25,6 +25,7 @@ mod journal;
 mod keys;
 mod marks;
 mod regime;
+mod runs;
 mod store;
 mod table;
 #[cfg(test)]

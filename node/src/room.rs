@@ -1,7 +1,7 @@
 //! Whether the disk has room for more entries.
 //!
-//! The log refuses entries before its last segment is full, but a refusal inside Raft would end the group. So room is looked
-//! at before anything is proposed or taken from a leader, with a margin for what is under way.
+//! The log refuses entries before its last segment is full, but Raft cannot be refused: what it hands in then waits in memory.
+//! So room is looked at before anything is proposed or taken from a leader, with a margin for what is under way.
 //!
 //! Invariants: only entries are refused; votes, truncations, reads and heartbeats go on; when there is room again, appends
 //! are taken again without a restart.

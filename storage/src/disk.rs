@@ -72,11 +72,15 @@ pub enum Wait {
     Forever,
 }
 
+/// The number under which a reserve is kept: a file that is made and recycled like a segment but is none, so that there is
+/// room for one small segment even when the disk is full. [`Disk::segments`] does not list it.
+pub const RESERVE: u32 = u32::MAX;
+
 /// Where segments are kept. See the module's text for what an implementation owes.
 pub trait Disk: Send + Sync {
     /// What this disk is, for a human: the strategy and the reason for it.
     fn description(&self) -> String;
-    /// The segment files, in ascending order of their numbers.
+    /// The segment files, in ascending order of their numbers, without [`RESERVE`].
     fn segments(&self) -> Result<Vec<SegmentFile>, DiskError>;
     /// Makes a segment: all zero, durable, together with its directory entry. An existing one is replaced.
     fn create(&self, segment: u32, bytes: u64) -> Result<(), DiskError>;

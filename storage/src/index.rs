@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Memory that sled may use for pages, in bytes.
-const CACHE_BYTES: usize = 64 << 20;
-/// Entries of a sled leaf.
-const LEAF_FANOUT: usize = 256;
+const CACHE_BYTES: usize = 16 << 20;
+/// Entries of a sled leaf. Most values are blocks of some KiB, and a leaf is read and written as a whole.
+const LEAF_FANOUT: usize = 32;
 
 type Db = sled::Db<LEAF_FANOUT>;
 

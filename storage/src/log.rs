@@ -55,6 +55,13 @@ const FULL_RETRY_US: u64 = 500_000;
 /// How far the numbers of a group's votes jump when some have been lost.
 const VOTE_STEP_AFTER_LOSS: u64 = 1 << 32;
 
+/// What becomes of entries that a full disk has no room for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WhenFull {
+    Refuse,
+    Wait,
+}
+
 /// The segment log. Clones are handles to the same log; when the last is gone the threads stop, without confirming.
 #[derive(Clone)]
 pub struct SegmentLog(Arc<Inner>);
@@ -122,8 +129,30 @@ impl SegmentLog {
     }
 
     /// Appends entries. Their indexes must follow the group's last one (or begin anywhere in an empty group). They can be
-    /// read when this returns; `done` is called when they are durable.
+    /// read when this returns; `done` is called when they are durable. A full disk refuses them: [`LogError::DiskFull`].
     pub fn append(&self, group: GroupId, records: Vec<LogRecord>, done: Done) -> Result<(), LogError> {
+        self.take_entries(group, records, WhenFull::Refuse, done)
+    }
+
+    /// As [`SegmentLog::append`], but what a full disk has no room for is taken all the same and waits in memory until there
+    /// is. For a caller that cannot be refused; whoever uses it bounds what it hands in. What waits holds up neither votes
+    /// nor truncations, and other groups no more than a refusal would.
+    pub fn append_or_wait(
+        &self,
+        group: GroupId,
+        records: Vec<LogRecord>,
+        done: Done,
+    ) -> Result<(), LogError> {
+        self.take_entries(group, records, WhenFull::Wait, done)
+    }
+
+    fn take_entries(
+        &self,
+        group: GroupId,
+        records: Vec<LogRecord>,
+        when_full: WhenFull,
+        done: Done,
+    ) -> Result<(), LogError> {
         let shared = &self.0.shared;
         let limit = shared.options.record_limit_bytes();
         let mut bytes = 0;
@@ -158,7 +187,9 @@ impl SegmentLog {
                 next = Some(entry.record.index + 1);
                 entry.previous_term = std::mem::replace(&mut term, entry.record.term);
             }
-            shared.admits(&state, entries.len(), bytes)?;
+            if when_full == WhenFull::Refuse {
+                shared.admits(&state, entries.len(), bytes)?;
+            }
             state.queued_bytes += bytes;
             state.queued_records += entries.len();
             for entry in &entries {
@@ -277,6 +308,11 @@ impl SegmentLog {
     /// The point at an index: of an entry, or of the purge point. `None` also where rot has taken the term.
     pub fn point(&self, group: GroupId, index: u64) -> Option<LogPoint> {
         self.0.shared.lock().groups.get(&group).and_then(|log| log.point(index))
+    }
+
+    /// Whether the log holds this entry and it is durable, or is behind the purge point.
+    pub fn is_durable(&self, group: GroupId, point: LogPoint) -> bool {
+        self.0.shared.lock().groups.get(&group).is_some_and(|log| log.is_durable(point))
     }
 
     /// Counters.
@@ -427,9 +463,14 @@ impl LogDriver {
 
 impl Drop for LogDriver {
     fn drop(&mut self) {
-        let mut state: std::sync::MutexGuard<'_, State> = self.shared.lock();
-        if state.closing == Closing::No {
-            state.closing = Closing::Abandon;
-        }
+        let orphans = {
+            let mut state: std::sync::MutexGuard<'_, State> = self.shared.lock();
+            if state.closing == Closing::No {
+                state.closing = Closing::Abandon;
+            }
+            // Callbacks that hold the log would keep it, and themselves, for ever.
+            state.take_waiting()
+        };
+        drop(orphans);
     }
 }

@@ -40,6 +40,12 @@ pub struct Cluster {
     nodes: Vec<Arc<SimNode>>,
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.common.net.close();
+    }
+}
+
 /// How a whole cluster fails.
 pub type Unmet = String;
 

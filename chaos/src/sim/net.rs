@@ -99,6 +99,12 @@ impl Net {
         };
     }
 
+    /// No node serves any more. A target holds its node's way into the network, so whoever made a network ends it with this.
+    pub fn close(&self) {
+        let targets = std::mem::take(&mut self.state().targets);
+        drop(targets);
+    }
+
     fn target(&self, node: u64) -> Option<Target> {
         self.state().targets.get(&node).cloned()
     }

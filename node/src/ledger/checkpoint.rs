@@ -13,14 +13,20 @@ use tercet_proto::canonical::Hash;
 use super::balances::Totals;
 use super::catalog::{Catalog, each};
 use super::journal::Journal;
-use super::keys::{KeyRecord, Keys};
+use super::keys::{Frozen, Keys};
 use super::marks::Mark;
 use super::regime::RegimeState;
 use super::store::{self, KeyIndex, LedgerError, VALUE_VERSION};
-use super::table::ByteTable;
 use super::{
-    Ledger, store::TAG_BALANCE, store::TAG_JOURNAL, store::TAG_MARK, store::TAG_META, store::TAG_REGIME,
+    Ledger, store::TAG_BALANCE, store::TAG_JOURNAL, store::TAG_KEY, store::TAG_MARK, store::TAG_META,
+    store::TAG_REGIME,
 };
+
+/// A checkpoint is due when so many entries have been applied since the last, or, in a large ledger, a part of all of them ...
+const CHECKPOINT_ENTRIES_MIN: u64 = 50_000;
+const RUNS_WANTED: u64 = 16;
+/// ... but never more than these: they are kept in memory meanwhile, and applied anew after a crash.
+const CHECKPOINT_ENTRIES_MAX: u64 = 400_000;
 
 /// What one checkpoint writes. Making it is cheap; [`Checkpoint::into_writes`] does the work and belongs into the background.
 pub struct Checkpoint {
@@ -29,7 +35,7 @@ pub struct Checkpoint {
     group: u32,
     /// Everything but keys and marks.
     writes: Vec<(Vec<u8>, Vec<u8>)>,
-    keys: Arc<ByteTable<KeyRecord>>,
+    keys: Arc<Frozen>,
     marks: Vec<(u32, Arc<Vec<Mark>>)>,
 }
 
@@ -39,10 +45,7 @@ impl Checkpoint {
     pub fn into_writes(self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut writes: Vec<(Vec<u8>, Option<Vec<u8>>)> =
             self.writes.into_iter().map(|(key, value)| (key, Some(value))).collect();
-        writes.reserve(self.keys.len());
-        for (key, record) in self.keys.iter() {
-            writes.push((store::key_of_key(self.group, key), Some(store::encode_key_record(record))));
-        }
+        writes.extend(self.keys.encode(self.group).into_iter().map(|(key, block)| (key, Some(block))));
         for (journal, marks) in &self.marks {
             for mark in marks.iter() {
                 let key = store::journal_key(self.group, TAG_MARK, *journal, &mark.first_seq.to_be_bytes());
@@ -91,6 +94,16 @@ impl Ledger {
         self.checkpointing = false;
         self.keys.thaw();
         self.journals.iter_mut().for_each(|journal| journal.marks.thaw());
+    }
+
+    /// Whether enough has been applied since the last checkpoint to write the next one: the larger the ledger, the more, so
+    /// that its runs of keys stay few.
+    #[must_use]
+    pub fn is_checkpoint_due(&self) -> bool {
+        let waiting = self.entries_since_checkpoint();
+        // The count of all entries looks at every journal: only when it matters.
+        waiting >= CHECKPOINT_ENTRIES_MIN
+            && waiting >= (self.entry_count() / RUNS_WANTED).min(CHECKPOINT_ENTRIES_MAX)
     }
 
     /// How many entries the next checkpoint would cover.
@@ -146,7 +159,7 @@ impl Ledger {
         ledger.restore_journals(keys.as_ref())?;
         let expected = usize::try_from(ledger.entry_count()).unwrap_or(usize::MAX / 2);
         ledger.keys = Keys::new(group, keys, expected.saturating_add(expected / 2));
-        ledger.keys.load_filter()?;
+        ledger.keys.load()?;
         Ok(ledger)
     }
 
@@ -201,7 +214,8 @@ impl Ledger {
             true
         })?;
         self.keys.for_each(&mut |key, record| {
-            pairs.insert(store::key_of_key(group, key), store::encode_key_record(&record));
+            let key = [store::prefix(group, TAG_KEY).as_slice(), key].concat();
+            pairs.insert(key, [record.seq.to_le_bytes().as_slice(), &record.content].concat());
         })?;
         let mut hasher = Sha256::new();
         for (key, value) in &pairs {

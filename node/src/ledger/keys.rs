@@ -1,7 +1,7 @@
 //! Which keys a group knows (G3): exactly once for as long as the journal lives, without reading the index for new keys.
 //!
 //! Where a key may be: in the hot table (since the last checkpoint), in the frozen table (being written by a checkpoint), in
-//! the index (older). The filter holds every key of all three; what it denies is new.
+//! a run of the index (older, `runs.rs`). The filter holds every key of all three; what it denies is new.
 //!
 //! Invariants: a key is in the filter before it leaves the hot table; a lookup answers from the newest place that has the
 //! key; outcomes never depend on the hash seed or on the filter's false positives, which only cost a lookup.
@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use fastbloom::BloomFilter;
 
-use super::store::{self, KeyIndex, LedgerError};
+use super::runs::{self, Range, Runs};
+use super::store::{KeyIndex, LedgerError, Pair};
 use super::table::ByteTable;
 
 /// Bytes of the content hash that are kept per key.
@@ -19,8 +20,8 @@ pub(super) const CONTENT_BYTES: usize = 16;
 
 /// First filter's capacity; each further one holds twice as many.
 const FILTER_FIRST_ITEMS: usize = 64 * 1024;
-/// Per filter. With a dozen filters about 1 of 200 new keys costs a lookup in the index.
-const FILTER_FALSE_POSITIVES: f64 = 0.000_4;
+/// Per filter. With a dozen filters about 1 of 800 new keys costs a search of the runs.
+const FILTER_FALSE_POSITIVES: f64 = 0.000_1;
 
 /// What is kept of an entry under its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +88,30 @@ pub(super) struct Keys {
     // A random seed, so that nobody can prepare keys that collide. It touches speed only, never an outcome.
     seed: RandomState,
     hot: ByteTable<KeyRecord>,
-    frozen: Option<Arc<ByteTable<KeyRecord>>>,
+    /// Holds every key of the hot table.
+    hot_range: Range,
+    frozen: Option<Arc<Frozen>>,
+    runs: Runs,
     filter: Filter,
+}
+
+/// The keys that a checkpoint writes as one run.
+pub(super) struct Frozen {
+    run: u64,
+    range: Range,
+    table: ByteTable<KeyRecord>,
+}
+
+impl Frozen {
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The index pairs of the run, ascending.
+    pub(super) fn encode(&self, group: u32) -> Vec<Pair> {
+        runs::encode(group, self.run, self.table.iter())
+    }
 }
 
 impl Keys {
@@ -98,7 +121,9 @@ impl Keys {
             index,
             seed: RandomState::new(),
             hot: ByteTable::default(),
+            hot_range: Range::default(),
             frozen: None,
+            runs: Runs::default(),
             filter: Filter::new(expected_keys),
         }
     }
@@ -126,19 +151,17 @@ impl Keys {
             return Ok(None);
         }
         if let Some(frozen) = &self.frozen
-            && let Some(number) = frozen.find(key.hash, key.as_bytes())
+            && let Some(number) = frozen.table.find(key.hash, key.as_bytes())
         {
-            return Ok(Some(*frozen.value(number)));
+            return Ok(Some(*frozen.table.value(number)));
         }
-        let Some(value) = self.index.get(&store::key_of_key(self.group, key.as_bytes()))? else {
-            return Ok(None);
-        };
-        store::decode_key_record(&value).map(Some)
+        self.runs.find(self.group, self.index.as_ref(), key.as_bytes())
     }
 
     /// Remembers a new key, to be kept by [`Keys::keep`] or forgotten by [`Keys::forget`].
     pub(super) fn insert(&mut self, key: &JournalKey, record: KeyRecord) {
         self.hot.insert(key.hash, key.as_bytes(), record);
+        self.hot_range.extend(key.as_bytes());
     }
 
     /// Where the hot table stands, for [`Keys::keep`] and [`Keys::forget`].
@@ -164,48 +187,40 @@ impl Keys {
     }
 
     /// Hands the hot keys to a checkpoint; they stay findable.
-    pub(super) fn freeze(&mut self) -> Arc<ByteTable<KeyRecord>> {
-        let frozen = Arc::new(std::mem::take(&mut self.hot));
+    pub(super) fn freeze(&mut self) -> Arc<Frozen> {
+        let frozen = Arc::new(Frozen {
+            run: self.runs.next_number(),
+            range: std::mem::take(&mut self.hot_range),
+            table: std::mem::take(&mut self.hot),
+        });
         self.frozen = Some(frozen.clone());
         frozen
     }
 
     /// The checkpoint's keys are in the index now.
     pub(super) fn thaw(&mut self) {
-        self.frozen = None;
+        // A checkpoint without keys writes no run.
+        if let Some(frozen) = self.frozen.take()
+            && frozen.len() > 0
+        {
+            self.runs.push(frozen.range.clone());
+        }
     }
 
-    /// Takes the keys of the index into the filter.
-    pub(super) fn load_filter(&mut self) -> Result<(), LedgerError> {
-        let prefix = store::prefix(self.group, store::TAG_KEY);
+    /// Reads the runs of the index, and takes their keys into the filter.
+    pub(super) fn load(&mut self) -> Result<(), LedgerError> {
         let (seed, filter) = (&self.seed, &mut self.filter);
-        self.index.scan_prefix(&prefix, &mut |key, _| {
-            if let Some(key) = key.get(prefix.len()..) {
-                filter.insert(seed.hash_one(key));
-            }
-            true
+        self.runs = Runs::restore(self.group, self.index.as_ref(), &mut |key, _| {
+            filter.insert(seed.hash_one(key));
         })?;
         Ok(())
     }
 
     /// Everything that is known, from all places, by key: for the digest.
     pub(super) fn for_each(&self, each: &mut dyn FnMut(&[u8], KeyRecord)) -> Result<(), LedgerError> {
-        let prefix = store::prefix(self.group, store::TAG_KEY);
-        let mut fault = None;
-        self.index.scan_prefix(&prefix, &mut |key, value| match store::decode_key_record(value) {
-            Ok(record) => {
-                each(key.get(prefix.len()..).unwrap_or_default(), record);
-                true
-            }
-            Err(error) => {
-                fault = Some(error);
-                false
-            }
-        })?;
-        if let Some(error) = fault {
-            return Err(error);
-        }
-        for table in self.frozen.iter().map(AsRef::as_ref).chain([&self.hot]) {
+        Runs::restore(self.group, self.index.as_ref(), each)?;
+        let frozen = self.frozen.iter().map(|frozen| &frozen.table);
+        for table in frozen.chain([&self.hot]) {
             table.iter().for_each(|(key, record)| each(key, *record));
         }
         Ok(())

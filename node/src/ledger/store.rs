@@ -5,12 +5,12 @@
 //!
 //! ```text
 //! key: group u32, tag, then                        value
-//! M  -                                             version=1 u8, applied term u64, index u64, recorded_at_us i64,
+//! M  -                                             version=2 u8, applied term u64, index u64, recorded_at_us i64,
 //!                                                  city watermark u64, geo watermark u64
-//! J  journal id u32                                version=1 u8, created index u64, head seq u64, chain hash 32,
+//! J  journal id u32                                version=2 u8, created index u64, head seq u64, chain hash 32,
 //!                                                  business date u32, creation record
 //! B  journal id u32, account, 0, currency 3        debits u128, credits u128
-//! K  journal id u32, key                           seq u64, content hash's first 16 bytes
+//! K  run u64, its block's first journal id and key  a block of keys (runs.rs)
 //! P  journal id u32, first seq u64                 count u32, log index u64, recorded_at_us i64, chain before 32,
 //!                                                  skipped u32 count, each: command u32, entry u32
 //! C  -                                             cluster id 16, groups u32                    (group 0)
@@ -20,8 +20,6 @@
 //! ```
 
 use tercet_proto::canonical::{CanonicalError, Reader};
-
-use super::keys::{CONTENT_BYTES, KeyRecord};
 
 pub(super) const TAG_META: u8 = b'M';
 pub(super) const TAG_JOURNAL: u8 = b'J';
@@ -34,7 +32,7 @@ pub(super) const TAG_NODE: u8 = b'R';
 pub(super) const TAG_REGIME: u8 = b'G';
 
 /// Version byte of the values that have one.
-pub(super) const VALUE_VERSION: u8 = 1;
+pub(super) const VALUE_VERSION: u8 = 2;
 
 /// The index could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,24 +115,6 @@ pub(super) fn journal_key(group: u32, tag: u8, journal: u32, rest: &[u8]) -> Vec
     key.extend_from_slice(&journal.to_be_bytes());
     key.extend_from_slice(rest);
     key
-}
-
-/// The index key of a key in its table form (journal id, key).
-pub(super) fn key_of_key(group: u32, table_form: &[u8]) -> Vec<u8> {
-    let mut key = prefix(group, TAG_KEY);
-    key.extend_from_slice(table_form);
-    key
-}
-
-pub(super) fn encode_key_record(record: &KeyRecord) -> Vec<u8> {
-    let mut value = Vec::with_capacity(8 + CONTENT_BYTES);
-    value.extend_from_slice(&record.seq.to_le_bytes());
-    value.extend_from_slice(&record.content);
-    value
-}
-
-pub(super) fn decode_key_record(value: &[u8]) -> Result<KeyRecord, LedgerError> {
-    read_all(value, "key", |reader| Ok(KeyRecord { seq: reader.u64("")?, content: reader.array("")? }))
 }
 
 /// Reads a value that must be used up; `what` names it when it is not what a checkpoint writes.

@@ -5,4 +5,5 @@ mod model;
 mod proposals;
 mod regime;
 mod restart;
+mod runs;
 mod support;

@@ -55,6 +55,8 @@ struct Leading {
     contacts: Contacts,
     /// The last index of the log when this node began to lead: whatever former leaders have acknowledged is at or below it.
     inherited: u64,
+    /// An entry of this term is known to be placed: from now on replies go out.
+    is_placing: bool,
 }
 
 struct Inner {
@@ -200,6 +202,7 @@ impl Gate {
             acks,
             contacts: Contacts::new(Instant::now()),
             inherited: self.log.state(self.group).last.map_or(0, |point| point.index),
+            is_placing: false,
         });
         self.drain(inner)
     }
@@ -283,6 +286,15 @@ impl Gate {
                 geo: leading.acks.watermark(Class::Geo, voters, own_term),
             });
             let placed = self.placed();
+            if !leading.is_placing && own_term(placed.known.city) {
+                leading.is_placing = true;
+                tracing::info!(
+                    group = self.group,
+                    term,
+                    index = placed.known.city,
+                    "the first entry of the term is placed"
+                );
+            }
             let mut released = Vec::new();
             for class in Class::ALL {
                 for (index, waiting) in queue.release(class, placed.shown.of(class)) {

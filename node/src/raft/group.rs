@@ -119,6 +119,7 @@ pub enum GroupError {
 pub struct Group {
     params: GroupParams,
     raft: Raft,
+    store: LogStore,
     state: Arc<GroupState>,
     gate: Arc<Gate>,
     proposer: Proposer,
@@ -219,11 +220,11 @@ impl Group {
             flush_gate.local_flushed(index);
         });
         let store = LogStore::new(params.log.clone(), group, on_flush);
-        let network = NetworkFactory::new(params.peers.clone(), group, gate.clone());
+        let network = NetworkFactory::new(params.peers.clone(), group, gate.clone(), params.log.clone());
         let raft_error = |why: String| GroupError::Raft { group, why };
         let config = Arc::new(config(&params).validate().map_err(|error| raft_error(error.to_string()))?);
         let machine = StateMachine::new(state.clone());
-        let raft = Raft::new(params.node_id, config, network, store, machine)
+        let raft = Raft::new(params.node_id, config, network, store.clone(), machine)
             .await
             .map_err(|error| raft_error(error.to_string()))?;
         let proposer =
@@ -233,6 +234,7 @@ impl Group {
         let this = Arc::new(Self {
             params,
             raft,
+            store,
             state,
             gate,
             proposer,
@@ -351,6 +353,7 @@ impl Group {
 
     /// Checkpoints and stops.
     pub async fn shutdown(&self) {
+        self.store.stop_waiting();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = self.params.group, %error, "Raft did not stop cleanly");
         }

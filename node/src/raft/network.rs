@@ -2,12 +2,20 @@
 //!
 //! Invariants: pre-vote, leader transfer and the append stream are all real (openraft's defaults grant, refuse and serialise);
 //! answers come in the order of the requests; every acknowledgement is shown to the gate with the term that it was given in.
+//!
+//! | file | about |
+//! |---|---|
+//! | `exchange` | one session of append requests to a follower |
+//! | `hold` | commits that ride with the entries that follow |
+//! | `voted` | where a voter's log ends, so that a new leader need not search |
+//! | `link`, `peers`, `transport` | streams and channels, over gRPC or carried by a simulation |
 
 mod exchange;
 mod hold;
 pub mod link;
 pub mod peers;
 pub mod transport;
+mod voted;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,10 +31,12 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 use tercet_proto::v1;
+use tercet_storage::SegmentLog;
 
 use self::exchange::exchange;
 use self::link::{AppendLink, LinkError};
 use self::transport::Transport;
+use self::voted::Votes;
 use super::codec::{
     CodecError, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
@@ -45,13 +55,15 @@ pub struct NetworkFactory {
     peers: Transport,
     group: u32,
     gate: Arc<Gate>,
+    log: SegmentLog,
+    votes: Votes,
 }
 
 impl NetworkFactory {
-    /// Networks of `group` to the nodes that `peers` knows.
+    /// Networks of `group`, whose log is `log`, to the nodes that `peers` knows.
     #[must_use]
-    pub fn new(peers: Transport, group: u32, gate: Arc<Gate>) -> Self {
-        Self { peers, group, gate }
+    pub fn new(peers: Transport, group: u32, gate: Arc<Gate>, log: SegmentLog) -> Self {
+        Self { peers, group, gate, log, votes: Votes::default() }
     }
 }
 
@@ -65,6 +77,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             target,
             group: self.group,
             gate: self.gate.clone(),
+            log: self.log.clone(),
+            votes: self.votes.clone(),
         }
     }
 }
@@ -76,6 +90,8 @@ pub struct Network {
     target: u64,
     group: u32,
     gate: Arc<Gate>,
+    log: SegmentLog,
+    votes: Votes,
 }
 
 fn unreachable(why: impl std::fmt::Display) -> RPCError<TypeConfig> {
@@ -152,7 +168,16 @@ impl Network {
             .map_err(|_| unreachable("vote request timed out"))?
             .map_err(unreachable)?;
         let vote = vote_from_wire(answer.vote).map_err(codec_error)?;
-        Ok(VoteResponse::new(vote, log_id_from_wire(answer.last), answer.granted))
+        let last = log_id_from_wire(answer.last);
+        if let Some(last) = last
+            && answer.granted
+            && answer.last_is_flushed
+            && !pre_vote
+            && vote.leader_id == rpc.vote.leader_id
+        {
+            self.votes.granted(self.target, vote.leader_id.term, last);
+        }
+        Ok(VoteResponse::new(vote, last, answer.granted))
     }
 }
 

@@ -22,9 +22,6 @@ use super::types::{Applied, LogId, Proposal, StoredMembership, TypeConfig, log_i
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError};
 
-/// A checkpoint is written when this many entries have been applied since the last.
-const CHECKPOINT_ENTRIES: u64 = 50_000;
-
 /// The ledger of one group and what reads it.
 pub struct GroupState {
     group: u32,
@@ -259,13 +256,13 @@ impl StateMachine {
     }
 
     fn checkpoint_if_due(&self) {
-        if self.state.ledger().entries_since_checkpoint() < CHECKPOINT_ENTRIES {
+        if !self.state.ledger().is_checkpoint_due() {
             return;
         }
         let state = self.state.clone();
         tokio::task::spawn_blocking(move || {
             // A second one that was started meanwhile finds the lock taken, waits, and then has little or nothing to do.
-            if state.ledger().entries_since_checkpoint() >= CHECKPOINT_ENTRIES
+            if state.ledger().is_checkpoint_due()
                 && let Err(error) = state.checkpoint()
             {
                 tracing::error!(group = state.group, %error, "checkpoint failed; the log keeps everything");

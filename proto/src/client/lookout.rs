@@ -8,10 +8,11 @@
 //! Invariants: only one look is under way at a time, whoever waits shares it; only a leader of the highest term counts that
 //! anybody knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 use tonic::Request;
 
@@ -24,6 +25,9 @@ const PATIENCE: Duration = Duration::from_millis(150);
 const PAUSE: Duration = Duration::from_millis(40);
 /// What does not answer a look within this is not waited for.
 const LIMIT: Duration = Duration::from_millis(100);
+/// Once a leader of each group has answered, so much longer for one of a higher term: those who are silent would hold every look
+/// up to its limit, and a node that leads no more says so when it is asked.
+const LIMIT_AFTER_LEADERS: Duration = Duration::from_millis(10);
 
 /// Term and leader by group.
 type Leaders = BTreeMap<u32, (u64, u64)>;
@@ -71,16 +75,34 @@ impl Client {
             let channel = self.shared.router.channel(other).ok()?;
             let mut client = admin(channel);
             let status = client.get_status(Request::new(v1::GetStatusRequest {}));
-            Some(tokio::time::timeout(LIMIT, status).await.ok()?.ok()?.into_inner())
+            Some(status.await.ok()?.into_inner())
         });
-        let leaders = newest(join_all(asked).await.into_iter().flatten());
+        let leaders = newest(gathered(asked.collect()).await.iter());
         *last = Some((Instant::now(), leaders.clone()));
         leaders
     }
 }
 
+/// The answers that come in time.
+async fn gathered(
+    mut asked: FuturesUnordered<impl Future<Output = Option<v1::NodeStatus>>>,
+) -> Vec<v1::NodeStatus> {
+    let mut answers = Vec::new();
+    let mut limit = tokio::time::Instant::now() + LIMIT;
+    while let Ok(Some(answer)) = tokio::time::timeout_at(limit, asked.next()).await {
+        answers.extend(answer);
+        let groups: BTreeSet<u32> =
+            answers.iter().flat_map(|answer| &answer.groups).map(|group| group.group).collect();
+        let led = newest(answers.iter());
+        if !groups.is_empty() && led.len() == groups.len() {
+            limit = limit.min(tokio::time::Instant::now() + LIMIT_AFTER_LEADERS);
+        }
+    }
+    answers
+}
+
 /// Of each group the node that says of itself that it leads, in the highest term that anybody knows.
-fn newest(statuses: impl Iterator<Item = v1::NodeStatus>) -> Leaders {
+fn newest<'a>(statuses: impl Iterator<Item = &'a v1::NodeStatus>) -> Leaders {
     let mut leaders = Leaders::new();
     for status in statuses {
         for group in &status.groups {
@@ -96,6 +118,30 @@ fn newest(statuses: impl Iterator<Item = v1::NodeStatus>) -> Leaders {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_nodes_hold_a_look_up_only_while_nobody_leads() {
+        type Asked = futures::future::BoxFuture<'static, Option<v1::NodeStatus>>;
+        let answer = |after_ms, node_id, role: &str| -> Asked {
+            let group = v1::GroupStatus { role: role.to_owned(), ..Default::default() };
+            let status = v1::NodeStatus { node_id, groups: vec![group], ..Default::default() };
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                Some(status)
+            })
+        };
+        let silent = || -> Asked { Box::pin(std::future::pending()) };
+        let begin = tokio::time::Instant::now();
+        let asked = [answer(30, 2, "follower"), silent(), silent()].into_iter().collect();
+        assert_eq!(gathered(asked).await.len(), 1);
+        assert_eq!(begin.elapsed().as_millis(), 100);
+
+        let begin = tokio::time::Instant::now();
+        let asked = [answer(1, 3, "leader"), answer(5, 4, "leader"), answer(40, 5, "follower"), silent()];
+        let heard = gathered(asked.into_iter().collect()).await;
+        assert_eq!(heard.iter().map(|status| status.node_id).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(begin.elapsed().as_millis(), 11);
+    }
 
     #[test]
     fn a_leader_counts_that_says_so_itself_in_the_highest_term() {
@@ -118,7 +164,7 @@ mod tests {
             status(2, &[(0, 5, "follower"), (1, 2, "leader"), (2, 8, "candidate")]),
             status(3, &[(0, 5, "leader"), (1, 1, "leader"), (3, 9, "follower")]),
         ];
-        assert_eq!(newest(seen.into_iter()), Leaders::from([(0, (5, 3)), (1, (2, 2))]));
+        assert_eq!(newest(seen.iter()), Leaders::from([(0, (5, 3)), (1, (2, 2))]));
         assert!(newest(std::iter::empty()).is_empty());
     }
 }

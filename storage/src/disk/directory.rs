@@ -19,7 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::fs::{FallocateFlags, OFlags};
 
-use super::{AlignedBuffer, DiskError, SegmentFile};
+use super::{AlignedBuffer, DiskError, RESERVE, SegmentFile};
 
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
@@ -127,7 +127,7 @@ impl Directory {
     pub(super) fn segments(&self) -> Result<Vec<SegmentFile>, DiskError> {
         let mut found = Vec::new();
         for name in self.names()? {
-            let Some(number) = parse_name(&name) else { continue };
+            let Some(number) = parse_name(&name).filter(|number| *number != RESERVE) else { continue };
             let path = self.path.join(&name);
             let metadata = fs::metadata(&path).map_err(|error| DiskError::io("stat", show(&path), &error))?;
             found.push(SegmentFile { number, bytes: metadata.len() });
@@ -353,6 +353,10 @@ mod tests {
         directory.remove(5).unwrap();
         directory.remove(5).unwrap();
         assert!(directory.segments().unwrap().is_empty());
+        directory.create(RESERVE, 4_096).unwrap();
+        assert!(directory.segments().unwrap().is_empty(), "a reserve is no segment");
+        directory.recycle(RESERVE, 6, 4_096).unwrap();
+        assert_eq!(directory.segments().unwrap(), vec![SegmentFile { number: 6, bytes: 4_096 }]);
     }
 
     #[test]

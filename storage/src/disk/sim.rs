@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::io::Errno;
 
-use super::{BLOCK_BYTES, Completion, Disk, DiskError, SegmentFile, SegmentWrite, Wait};
+use super::{BLOCK_BYTES, Completion, Disk, DiskError, RESERVE, SegmentFile, SegmentWrite, Wait};
 
 const SECTOR_BYTES: usize = 512;
 
@@ -279,9 +279,17 @@ impl State {
         Ok(Some(Completion { token: op.write.token, buffer: op.write.buffer, result: Ok(()) }))
     }
 
+    /// The sum of all segments' lengths; the reserve is beside it.
+    fn used_bytes(&self) -> u64 {
+        let segments = self.files.iter().filter(|(number, _)| **number != RESERVE);
+        segments.map(|(_, file)| file.durable.len() as u64).sum()
+    }
+
     fn make(&mut self, segment: u32, bytes: u64, freed: u64) -> Result<(), DiskError> {
-        let used: u64 = self.files.values().map(|file| file.durable.len() as u64).sum();
-        if self.capacity_bytes.is_some_and(|capacity| used - freed.min(used) + bytes > capacity) {
+        let used = self.used_bytes();
+        let needs_room = bytes > freed && segment != RESERVE;
+        if needs_room && self.capacity_bytes.is_some_and(|capacity| used - freed.min(used) + bytes > capacity)
+        {
             return Err(DiskError::Full { operation: "allocate", subject: format!("segment {segment}") });
         }
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -324,6 +332,7 @@ impl Disk for SimDisk {
         Ok(state
             .files
             .iter()
+            .filter(|(number, _)| **number != RESERVE)
             .map(|(number, file)| SegmentFile { number: *number, bytes: file.durable.len() as u64 })
             .collect())
     }
@@ -338,11 +347,13 @@ impl Disk for SimDisk {
     fn recycle(&self, old: u32, new: u32, bytes: u64) -> Result<(), DiskError> {
         let mut state = self.lock();
         state.event()?;
-        if state.files.remove(&old).is_none() {
+        let Some(file) = state.files.remove(&old) else {
             return Err(DiskError::NoSegment { segment: old });
-        }
+        };
         state.event()?;
-        state.make(new, bytes, 0)
+        // What a segment had taken is not counted any more, what a reserve has taken never was.
+        let freed = if old == RESERVE { file.durable.len() as u64 } else { 0 };
+        state.make(new, bytes, freed)
     }
 
     fn remove(&self, segment: u32) -> Result<(), DiskError> {
@@ -362,8 +373,7 @@ impl Disk for SimDisk {
 
     fn free_bytes(&self) -> Option<u64> {
         let state = self.lock();
-        let used: u64 = state.files.values().map(|file| file.durable.len() as u64).sum();
-        Some(state.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(used)))
+        Some(state.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used_bytes())))
     }
 
     fn read_at(&self, segment: u32, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {

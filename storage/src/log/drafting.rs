@@ -128,7 +128,10 @@ impl Committer {
     /// Records from the queue, in order, as many as fit. Says whether it has gone on to the next segment instead, because
     /// not even the first fits.
     fn draft_queue(&mut self, state: &mut State, draft: &mut Draft) -> bool {
-        let reserve = self.shared.options.reserve_blocks();
+        let options = &self.shared.options;
+        // What a full disk was not to refuse must leave votes as much as what it refuses.
+        let reserve =
+            if state.segments.is_last() { options.low_water_blocks() } else { options.reserve_blocks() };
         let full = self.limit_blocks(0);
         let usual = self.limit_blocks(reserve);
         while let Some(work) = state.queue.pop_front() {

@@ -373,6 +373,13 @@ impl GroupLog {
         }
     }
 
+    /// Whether the log holds this entry and it is durable, or has purged it.
+    pub(crate) fn is_durable(&self, point: LogPoint) -> bool {
+        self.purged.is_some_and(|purged| purged.index >= point.index)
+            || (self.durable_last.is_some_and(|last| last.index >= point.index)
+                && self.point(point.index) == Some(point))
+    }
+
     /// Called at the end of recovery: everything found is durable.
     pub(crate) fn all_is_durable(&mut self) {
         self.durable_last = self.last();

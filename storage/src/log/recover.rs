@@ -37,7 +37,7 @@ use super::housekeeper;
 use super::options::LogOptions;
 use super::shared::{Jobs, Segments, Shared, State, VoteWork, Work};
 use super::window::Window;
-use crate::disk::{AlignedBuffer, Disk, DiskError, SegmentWrite, Wait};
+use crate::disk::{AlignedBuffer, Disk, DiskError, RESERVE, SegmentWrite, Wait};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, BatchBody, BatchHeader, Kind};
 use crate::types::{GroupId, LogPoint, StoreId};
@@ -265,6 +265,7 @@ pub(crate) fn open(
         disk.write_note(STORE_NOTE, format!("{store}\n").as_bytes())?;
     }
     settle(&shared, &mut committer)?;
+    keep_reserve(&*shared.disk, &shared.options)?;
     Ok((shared, committer, report))
 }
 
@@ -364,8 +365,44 @@ fn go_on(disk: &dyn Disk, options: &LogOptions, walked: &mut Walked) -> Result<(
             walked.cuts.retain(|other| *other != cut);
             Ok((cut.segment, cut.block, blocks))
         }
-        (Err(DiskError::Full { .. }), _) => Err(LogError::DiskFull),
+        // Wiping would take what later openings judge the damage by.
+        (Err(DiskError::Full { .. }), _) => from_reserve(disk, options, segment),
         (Err(error), _) => Err(LogError::Disk(error)),
+    }
+}
+
+/// Length of the reserve, if segments are longer: room for what recovery has to state, for votes and for some repairs.
+const RESERVE_BYTES: u64 = 256 << 10;
+
+/// Begins a small segment in the place of the reserve. Gives the segment, its first block, its blocks.
+fn from_reserve(disk: &dyn Disk, options: &LogOptions, segment: u32) -> Result<(u32, u32, u32), LogError> {
+    if !has_reserve(disk)? {
+        return Err(LogError::DiskFull);
+    }
+    tracing::warn!(segment, "no room for a new segment: the log goes on in its reserve");
+    let bytes = RESERVE_BYTES.min(options.segment_bytes);
+    disk.recycle(RESERVE, segment, bytes)?;
+    Ok((segment, 0, u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX)))
+}
+
+fn has_reserve(disk: &dyn Disk) -> Result<bool, LogError> {
+    match disk.read_at(RESERVE, 0, &mut [0; BLOCK_BYTES]) {
+        Ok(()) => Ok(true),
+        Err(DiskError::NoSegment { .. }) => Ok(false),
+        // It holds nothing that has to be read.
+        Err(error) if error.is_unreadable() => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the reserve if it is not there. A full disk has to do without.
+fn keep_reserve(disk: &dyn Disk, options: &LogOptions) -> Result<(), LogError> {
+    if has_reserve(disk)? {
+        return Ok(());
+    }
+    match disk.create(RESERVE, RESERVE_BYTES.min(options.segment_bytes)) {
+        Ok(()) | Err(DiskError::Full { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -8,8 +8,9 @@
 //! then on the present segment is all there is: entries are refused below the low-water mark, and what needs no more than a
 //! block goes on in the rest; the very last blocks are for purges, which make room.
 //!
-//! Invariants: a refusal comes before anything is queued; what has been taken is never refused later, it waits at worst,
-//! and what waits holds up nothing of other groups ([`Committer::draft_past_stalled`]); as soon as the next segment has
+//! Invariants: a refusal comes before anything is queued; what has been taken is never refused later, it waits at worst
+//! (there is a way to hand entries in that waits from the start), and what waits holds up neither votes nor truncations, and
+//! nothing of other groups ([`Committer::draft_past_stalled`]); as soon as the next segment has
 //! been made everything goes on.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +21,7 @@ use super::options::{LogOptions, blocks_of};
 use super::shared::{Segments, Shared, State, Work};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, ROW_BYTES};
-use crate::types::GroupId;
+use crate::types::{Done, GroupId};
 
 /// Blocks that are left to purges and to the idle batches which say that segments may go.
 const PURGE_BLOCKS: u32 = 3;
@@ -141,13 +142,11 @@ impl Committer {
         let mut waiting: VecDeque<Work> = VecDeque::new();
         for work in std::mem::take(&mut state.queue) {
             let first_waiting = work.group().and_then(|group| blocked.get(&group).copied());
+            let Some(work) = settle_truncation(state, draft, work, &mut waiting) else { continue };
             let may_pass = match (&work, first_waiting) {
                 (Work::Entries { entries, .. }, None) => entries.is_empty(),
                 (Work::Entries { .. }, Some(_)) => false,
                 (Work::Purge { upto, .. }, Some(first)) => upto.index < first,
-                (Work::Truncate { group, .. }, Some(_)) => {
-                    self.draft_stalled_of(state, draft, *group, &mut waiting, limit)
-                }
                 (Work::Doubt { .. }, _) => !waiting.iter().any(|work| matches!(work, Work::State { .. })),
                 (_, first) => first.is_none(),
             };
@@ -164,31 +163,34 @@ impl Committer {
         }
         state.queue = waiting;
     }
+}
 
-    /// Entries that a truncation waits for go into the reserve, if they fit: they are what it has left of them.
-    fn draft_stalled_of(
-        &self,
-        state: &mut State,
-        draft: &mut Draft,
-        of: GroupId,
-        waiting: &mut VecDeque<Work>,
-        limit: u32,
-    ) -> bool {
-        let mut all = true;
-        waiting.retain_mut(|work| {
-            let Work::Entries { group, entries, done } = work else {
-                all &= work.group() != Some(of);
-                return true;
-            };
-            if *group != of {
-                return true;
-            }
-            all = all && self.draft_entries(state, draft, of, entries, limit);
-            if all {
-                draft.dones.extend(done.take());
-            }
-            !all
-        });
-        all
+/// A truncation that keeps some of the entries that wait needs no record: nothing behind them has ever been written, so that
+/// nothing can come back. It is answered now; the appends that it has cut short are with the last of what they have left.
+fn settle_truncation(
+    state: &mut State,
+    draft: &mut Draft,
+    work: Work,
+    waiting: &mut VecDeque<Work>,
+) -> Option<Work> {
+    let Work::Truncate { group: of, .. } = &work else { return Some(work) };
+    let of = *of;
+    // Whatever else of the group waits, the truncation must not overtake.
+    if waiting.iter().any(|work| work.group() == Some(of) && !matches!(work, Work::Entries { .. })) {
+        return Some(work);
     }
+    let last = waiting.iter_mut().rev().find_map(|work| match work {
+        Work::Entries { group, done, .. } if *group == of => Some(done),
+        _ => None,
+    });
+    let Some(last) = last else { return Some(work) };
+    let Work::Truncate { released, mut dones, .. } = work else { return Some(work) };
+    draft.released.push(released);
+    draft.dones.extend(dones.pop());
+    let dones: Vec<Done> = last.take().into_iter().chain(dones).collect();
+    *last = Some(Box::new(move |result| dones.into_iter().for_each(|done| done(result.clone()))));
+    if let Some(log) = state.groups.get_mut(&of) {
+        log.queued_truncations.pop_front();
+    }
+    None
 }

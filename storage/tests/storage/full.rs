@@ -115,6 +115,58 @@ fn a_damaged_entry_is_restored_on_a_full_disk() {
     assert!(!stepped.log.is_damaged(1));
 }
 
+/// Rot has taken header and table of a batch and of all that follow: recovery cuts there and must say so in a segment for
+/// which the disk has no room.
+#[test]
+fn a_cut_by_rot_on_a_full_disk_goes_on_in_the_reserve() {
+    for segments in 1..4 {
+        let (disk, stepped, next) = filled(segments, 3_000, true);
+        drop(stepped);
+        let disk = disk.power_loss(1, PowerLoss::LosesAll);
+        let ends = crate::repair::batches(&disk);
+        let first = &ends[ends.len() - 100];
+        disk.damage(first.segment, |bytes| bytes[first.block as usize * 4_096..].fill(0xa5));
+        let mut stepped = Stepped::open(&disk, options()).unwrap();
+        let held = stepped.log.state(1).last.unwrap();
+        assert!(held.index < next - 1 && stepped.log.is_damaged(1), "{:?}", stepped.report);
+        let mut entries =
+            (0..100).map(|index| stepped.log.append(2, records(index..index + 1, 1, 3_000), ignore()));
+        assert_eq!(
+            entries.find(Result::is_err),
+            Some(Err(LogError::DiskFull)),
+            "a small segment is soon full"
+        );
+        stepped.log.save_vote(2, Bytes::from_static(b"vote"), stepped.note(1)).unwrap();
+        stepped.settle();
+        assert_eq!(outcomes(&stepped), [(1, true)], "a vote goes on");
+        drop(stepped);
+        // What is lost stays known, and there is no need of another reserve.
+        for round in 0..3 {
+            let mut again = Stepped::open(&disk, options()).unwrap();
+            assert!(again.log.is_damaged(1), "{round}: {:?}", again.report);
+            assert_eq!(again.log.state(2).vote, Some(Bytes::from_static(b"vote")));
+            assert_eq!(all(&again.log, 1).unwrap(), records(0..held.index + 1, 1, 3_000));
+            if round == 1 {
+                again.log.tail_settled(1, ignore()).unwrap();
+                again.log.save_vote(1, Bytes::from_static(b"vote"), ignore()).unwrap();
+                disk.set_capacity_bytes(None);
+                let more = records(held.index + 1..held.index + 60, 2, 3_000);
+                for _ in 0..5 {
+                    again.step();
+                }
+                assert!(!again.log.stats().disk_full, "there is room again");
+                again.log.append(1, more, again.note(2)).unwrap();
+                again.settle();
+                assert_eq!(outcomes(&again), [(2, true)]);
+                break;
+            }
+        }
+        let again = Stepped::open(&disk, options()).unwrap();
+        assert!(!again.log.is_damaged(1) && again.report.quarantined.is_empty(), "{:?}", again.report);
+        assert_eq!(again.log.state(1).last, Some(point(held.index + 59, 2)));
+    }
+}
+
 #[test]
 fn even_the_reserve_ends_with_a_refusal_and_a_purge_makes_room() {
     let (_disk, mut stepped, next) = filled(3, 3_000, true);
@@ -163,7 +215,7 @@ fn what_waits_for_room_holds_up_no_other_group() {
         stepped.settle();
     }
     disk.set_capacity_bytes(None);
-    let kept = next + 300;
+    let kept = next + 450;
     for _ in 0..500 {
         log.append(1, records(next..next + 1, 1, 3_000), stepped.note(100 + next)).unwrap();
         next += 1;
@@ -182,18 +234,64 @@ fn what_waits_for_room_holds_up_no_other_group() {
     }
     assert!(waiting.len() < 504, "entries wait");
     assert_eq!(log.append(1, records(next..next + 1, 1, 10), ignore()), Err(LogError::DiskFull));
-    // A truncation takes what waits out of the queue, and lets what it keeps of it into the reserve.
+    // A truncation takes what waits out of the queue. What it keeps of it goes on waiting, with the calls that brought it.
     log.truncate_after(1, Some(point(kept, 1)), stepped.note(5)).unwrap();
     for _ in 0..2_000 {
         stepped.step();
     }
-    assert!(outcomes(&stepped).contains(&(5, true)));
-    assert!(stepped.driver.is_settled());
+    assert_eq!(outcomes(&stepped), [(5, true)], "what was cut short is answered with what is left");
+    assert!(!log.is_durable(1, point(kept, 1)) && log.is_durable(1, point(3, 1)));
+    let written = Stepped::open(&disk.power_loss(1, PowerLoss::KeepsAll), options()).unwrap();
+    assert!(
+        written.log.state(1).last.unwrap().index < kept,
+        "nothing behind the truncation was ever written"
+    );
+    disk.set_capacity_bytes(None);
+    stepped.settle();
+    assert!(stepped.driver.is_settled() && log.is_durable(1, point(kept, 1)));
+    let found = outcomes(&stepped);
+    assert!(found.is_sorted() && found.last() == Some(&(99 + next, true)), "{found:?}");
     drop((log, stepped));
     let again = Stepped::open(&disk, options()).unwrap();
     assert_eq!(all(&again.log, 1).unwrap(), records(3..kept + 1, 1, 3_000));
     assert_eq!(all(&again.log, 2).unwrap(), records(0..2, 1, 100));
     assert_eq!(all(&again.log, 3).unwrap(), records(2..4, 1, 100));
+}
+
+/// Entries of a caller that cannot be refused, cut short and replaced while they wait, several times over.
+#[test]
+fn what_may_not_be_refused_waits_and_can_be_cut_short() {
+    let (disk, mut stepped, next) = filled(2, 3_000, true);
+    let log = stepped.log.clone();
+    outcomes(&stepped);
+    let mut end = next;
+    for (term, cut) in [(2, 125), (3, 110), (4, 112), (5, 140)] {
+        let more = records(end..end + 130, term, 3_000);
+        log.append_or_wait(1, more, stepped.note(u64::from(term == 5))).unwrap();
+        let kept = log.point(1, next + cut).unwrap();
+        log.truncate_after(1, Some(kept), stepped.note(10 + term)).unwrap();
+        end = kept.index + 1;
+        log.save_vote(1, Bytes::from(format!("term {term}")), stepped.note(20 + term)).unwrap();
+        for _ in 0..200 {
+            stepped.step();
+        }
+    }
+    let answered: Vec<u64> = outcomes(&stepped).into_iter().map(|(call, _)| call).collect();
+    assert_eq!(answered, [12, 22, 13, 23, 14, 24, 15, 25], "votes and truncations go on");
+    assert_eq!(log.append(1, records(end..end + 1, 5, 10), ignore()), Err(LogError::DiskFull));
+    let held = all(&log, 1).unwrap();
+    assert_eq!(held.last().unwrap().point(), point(next + 140, 5));
+    // A crash before there is room takes them, and nothing else.
+    let crashed = Stepped::open(&disk.power_loss(1, PowerLoss::LosesAll), options()).unwrap();
+    let left = all(&crashed.log, 1).unwrap();
+    assert!(left.len() as u64 >= next && held.starts_with(&left), "{} of {}", left.len(), held.len());
+    assert_eq!(crashed.log.state(1).vote, Some(Bytes::from_static(b"term 5")));
+    disk.set_capacity_bytes(None);
+    stepped.settle();
+    assert_eq!(outcomes(&stepped), [0, 0, 0, 1].map(|call| (call, true)).to_vec());
+    drop((log, stepped));
+    let again = Stepped::open(&disk.power_loss(1, PowerLoss::LosesAll), options()).unwrap();
+    assert_eq!(all(&again.log, 1).unwrap(), held);
 }
 
 #[test]

@@ -364,7 +364,7 @@ fn a_proposal_that_cannot_be_read_stops_the_ledger() {
 }
 
 #[test]
-fn new_keys_do_not_touch_the_index_and_old_ones_do_once() {
+fn new_keys_do_not_touch_the_index_and_old_ones_search_its_runs() {
     let mut replica = Replica::with_journal();
     let keys: Vec<String> = (0..2_000).map(|at| format!("key-{at}")).collect();
     for chunk in keys.chunks(500) {
@@ -375,7 +375,9 @@ fn new_keys_do_not_touch_the_index_and_old_ones_do_once() {
     assert!(gets <= 20, "2,000 new keys looked into the index {gets} times");
     let outcome = replica.append(keys[..500].iter().map(|key| payment(key, "AB", 1)).collect());
     assert!(appended(&outcome).iter().all(|entry| matches!(entry, EntryOutcome::Replayed { .. })));
-    assert_eq!(replica.index.gets.load(Ordering::Relaxed) - gets, 500);
+    // Once in each of the four runs at most.
+    let looked = replica.index.gets.load(Ordering::Relaxed) - gets;
+    assert!((500..=2_000).contains(&looked), "{looked} searches for 500 old keys");
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl KeyIndex for MapIndex {
 
     fn floor(&self, prefix: &[u8], key: &[u8]) -> Result<Option<Pair>, IndexFault> {
         self.check()?;
+        self.gets.fetch_add(1, Ordering::Relaxed);
         let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let range = (Bound::Included(prefix), Bound::Included(key));
         Ok(pairs.range::<[u8], _>(range).next_back().map(|(key, value)| (key.clone(), value.clone())))

@@ -1,6 +1,9 @@
 //! A group's answers to the other nodes.
 //!
-//! Invariants: a message is decoded whole before openraft sees it; "matched" is said only of what openraft says is flushed here.
+//! Invariants: a message is decoded whole before openraft sees it; "matched" is said only of what openraft and the log say is
+//! flushed here.
+
+use std::time::Duration;
 
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
 use tercet_proto::v1;
@@ -8,10 +11,10 @@ use tercet_proto::v1;
 use super::Group;
 use crate::placement::Watermarks;
 use crate::raft::codec::{
-    CodecError, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+    CodecError, entry_from_wire, log_id_from_wire, log_id_to_wire, to_point, vote_from_wire, vote_to_wire,
 };
 use crate::raft::snapshot::{Snapshot, decode_meta};
-use crate::raft::types::term_of;
+use crate::raft::types::{LogId, term_of};
 
 impl Group {
     /// Answers an append request of a leader.
@@ -31,7 +34,7 @@ impl Group {
         if !entries.is_empty()
             && let Some(why) = self.params.room.why_tight()
         {
-            // Raft would give the group up over a log that takes no more; the leader tries again.
+            // The log would keep them in memory until there is room; the leader tries again.
             return Ok(v1::PeerAppendResponse { header: None, result: Some(Answer::Fatal(why)) });
         }
         let last = entries.last().map(|entry| entry.log_id).or(prev);
@@ -45,6 +48,12 @@ impl Group {
             Ok(response) => match response.into_stream_result(prev, last) {
                 Ok(matched) => {
                     self.contact.heard(leader);
+                    if let Some(id) = &matched
+                        && !self.store.is_durable(id, self.flush_limit()).await
+                    {
+                        let why = format!("entry {id} is not on this node's disk yet");
+                        return Ok(v1::PeerAppendResponse { header: None, result: Some(Answer::Fatal(why)) });
+                    }
                     let (city, geo) = (request.city_watermark, request.geo_watermark);
                     self.gate.learn(Watermarks { city, geo });
                     let flushed = matched.as_ref().map_or(0, |id| id.index);
@@ -64,6 +73,11 @@ impl Group {
         Ok(v1::PeerAppendResponse { header: None, result: Some(answer) })
     }
 
+    /// How long an acknowledgement may wait for its entries to become durable once openraft takes them for flushed.
+    fn flush_limit(&self) -> Duration {
+        Duration::from_millis(self.params.timing.heartbeat_ms)
+    }
+
     /// Answers a vote or pre-vote.
     ///
     /// # Errors
@@ -76,17 +90,31 @@ impl Group {
         let vote = vote_from_wire(request.vote).map_err(|error| error.to_string())?;
         let mut rpc = VoteRequest::new(vote, log_id_from_wire(request.last));
         rpc.leadership_transfer = request.leadership_transfer;
+        let voting = (!pre_vote).then(|| self.contact.voting());
         let answered = if pre_vote { self.raft.pre_vote(rpc).await } else { self.raft.vote(rpc).await };
         let response = answered.map_err(|error| error.to_string())?;
         if response.vote_granted && !pre_vote {
             self.contact.voted();
         }
+        drop(voting);
+        let last_is_flushed = response.vote_granted
+            && !pre_vote
+            && response.last_log_id.as_ref().is_some_and(|last| self.is_flushed(last));
         Ok(v1::PeerVoteResponse {
             header: None,
             vote: Some(vote_to_wire(&response.vote)),
             granted: response.vote_granted,
             last: log_id_to_wire(response.last_log_id.as_ref()),
+            last_is_flushed,
         })
+    }
+
+    /// Whether the log holds this entry, and it and all before it are durable.
+    fn is_flushed(&self, id: &LogId) -> bool {
+        let (group, point) = (self.params.group, to_point(id));
+        let durable = self.params.log.state(group).durable_last;
+        durable.is_some_and(|durable| durable.index >= point.index)
+            && self.params.log.point(group, point.index) == Some(point)
     }
 
     /// Answers a leader transfer; an empty string means accepted.

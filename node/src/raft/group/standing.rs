@@ -3,9 +3,11 @@
 //! openraft's own election timer stays on behind this one; it knows neither preferences nor closed connections.
 //!
 //! Invariants: votes are only ever asked for through pre-votes, which change nothing while a majority still hears the leader; what
-//! is remembered of a leader's silence ends with its next message.
+//! is remembered of a leader's silence ends with its next message; while a request for a vote is being answered (a vote has to be
+//! flushed) this node does not stand against it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +25,19 @@ use crate::raft::runtime;
 /// When a leader was last heard of, and what has happened since.
 pub(super) struct Contact {
     state: Mutex<State>,
+    /// Requests for votes that are being answered.
+    voting: AtomicUsize,
     changed: Notify,
+}
+
+/// Says, while it lives, that a request for a vote is being answered.
+pub(super) struct Voting<'a>(&'a Contact);
+
+impl Drop for Voting<'_> {
+    fn drop(&mut self) {
+        self.0.voting.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -46,7 +60,7 @@ impl State {
 
 impl Contact {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State::heard(None)), changed: Notify::new() }
+        Self { state: Mutex::new(State::heard(None)), voting: AtomicUsize::new(0), changed: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -63,6 +77,12 @@ impl Contact {
         *self.lock() = State::heard(None);
     }
 
+    /// A request for a vote has come; keep this until it is known whether it is granted.
+    pub(super) fn voting(&self) -> Voting<'_> {
+        self.voting.fetch_add(1, Ordering::AcqRel);
+        Voting(self)
+    }
+
     /// This node has voted.
     pub(super) fn voted(&self) {
         let mut state = self.lock();
@@ -73,6 +93,9 @@ impl Contact {
     fn closed(&self, leader: u64) {
         let mut state = self.lock();
         if state.leader == Some(leader) {
+            if !state.closed {
+                tracing::info!(leader, "the leader's connection has closed");
+            }
             state.closed = true;
             self.changed.notify_one();
         }
@@ -85,10 +108,12 @@ impl Contact {
 
     fn situation(&self) -> (Situation, Option<u64>) {
         let state = *self.lock();
+        let is_voting = self.voting.load(Ordering::Acquire) > 0;
+        let voted = state.voted.map(|at| at.elapsed());
         let situation = Situation {
             silence: state.heard.elapsed(),
             closed: state.closed,
-            election: state.voted.map(|at| at.elapsed()),
+            election: if is_voting { Some(Duration::ZERO) } else { voted },
             elections: state.votes,
         };
         (situation, state.leader)
@@ -154,11 +179,21 @@ impl Group {
             let asking = self.silent_among(policy.better(lost).collect(), lease / 2);
             let mut asking = std::pin::pin!(asking);
             let mut silent = None;
+            let mut has_stood = false;
             while self.is_suspicious(policy) {
                 let (now, _) = self.contact.situation();
                 let pause = match policy.step(now, lost, silent.as_ref().unwrap_or(&BTreeSet::new())) {
                     Step::Wait(pause) => pause,
                     Step::Stand(pause) => {
+                        if !std::mem::replace(&mut has_stood, true) {
+                            let silence_ms = u64::try_from(now.silence.as_millis()).unwrap_or(u64::MAX);
+                            tracing::info!(
+                                group = self.params.group,
+                                silence_ms,
+                                now.closed,
+                                "asks for pre-votes"
+                            );
+                        }
                         if self.raft.trigger().elect(true).await.is_err() {
                             return std::future::pending().await;
                         }

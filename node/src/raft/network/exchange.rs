@@ -6,7 +6,8 @@
 //!
 //! Invariants: answers come in the order of the requests; to a near follower one request is under way, to a far one at most
 //! [`REQUESTS_IN_FLIGHT_MAX`], and what piles up meanwhile travels together in the next one; every acknowledgement is shown to
-//! the gate with the term that it was given in; after an error the session ends.
+//! the gate with the term that it was given in; after an error the session ends; a request is answered here, unsent, only by
+//! what the follower's vote has told (`voted`), and only while nothing is unanswered.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,10 +22,11 @@ use tokio::time::Instant;
 
 use super::hold::hold_commits;
 use super::link::LinkError;
+use super::voted::Step;
 use super::{Network, broken, codec_error, link_error};
-use crate::raft::codec::{log_id_from_wire, vote_from_wire};
+use crate::raft::codec::{log_id_from_wire, to_point, vote_from_wire};
 use crate::raft::gate::Gate;
-use crate::raft::types::{Entry, TypeConfig};
+use crate::raft::types::{Entry, LogId, TypeConfig};
 
 /// Append requests on their way to one follower at most.
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
@@ -92,9 +94,14 @@ impl Exchange<'_> {
                     return Some(answer.map_err(link_error).and_then(|answer| self.outcome(answer)));
                 }
                 request = next_of(&mut self.input, not_before), if takes_more && self.input.is_some() => match request {
-                    Some(request) => if let Err(error) = self.send(request).await {
-                        return Some(Err(error));
-                    },
+                    Some(request) => {
+                        if let Some(known) = self.known(&request) {
+                            return Some(known);
+                        }
+                        if let Err(error) = self.send(request).await {
+                            return Some(Err(error));
+                        }
+                    }
                     None => self.input = None,
                 }
             }
@@ -105,6 +112,20 @@ impl Exchange<'_> {
     /// Until when a follower that appends do not wait for is left alone.
     fn rest(&self) -> Option<Instant> {
         self.rests_until.filter(|_| self.network.gate.is_spare(self.network.target))
+    }
+
+    /// The answer to a step of openraft's search, if the follower's vote has given it.
+    fn known(&self, request: &Request) -> Option<Outcome> {
+        if request.entries.is_empty() {
+            return None;
+        }
+        let Network { votes, log, group, target, .. } = &*self.network;
+        let holds = |end: LogId| self.sent.is_empty() && log.point(*group, end.index) == Some(to_point(&end));
+        match votes.step(*target, request.vote.leader_id.term, request.prev_log_id, holds) {
+            Step::Send => None,
+            Step::Matches(upto) => Some(Ok(Ok(Some(upto)))),
+            Step::Conflicts(below) => Some(Ok(Err(StreamAppendError::Conflict(below)))),
+        }
     }
 
     async fn send(&mut self, request: Request) -> Result<(), RPCError<TypeConfig>> {

@@ -63,7 +63,7 @@ struct Asked {
     votes: Vec<(u64, Bytes)>,
     /// Every point that was reported as committed.
     committed: Vec<LogPoint>,
-    /// Purges since that were on their way while the disk was full, by the call's number.
+    /// Purges and truncations since that were on their way while the disk was full, by the call's number.
     passing: BTreeSet<u64>,
 }
 
@@ -90,11 +90,11 @@ impl Model {
         self.groups.entry(group).or_default().committed.push(committed);
     }
 
-    /// The disk is full: purges that are on their way may pass entries.
+    /// The disk is full: purges and truncations that are on their way may pass entries.
     pub(super) fn stalled(&mut self) {
         for asked in self.groups.values_mut() {
-            let purges = asked.ops.iter().filter(|(_, op)| matches!(op, Op::Purge(_)));
-            asked.passing = purges.map(|(number, _)| *number).collect();
+            let passing = asked.ops.iter().filter(|(_, op)| !matches!(op, Op::Append(_)));
+            asked.passing = passing.map(|(number, _)| *number).collect();
         }
     }
 
@@ -105,6 +105,7 @@ impl Model {
         };
         if asked.passing.contains(&number) {
             asked.pass(number);
+            asked.settle_truncation(number, |call| self.open_calls.contains_key(&call));
         }
         if let Some(at) = asked.ops.iter().position(|(open, _)| *open == number) {
             asked.needed = asked.needed.max(at + 1);
@@ -257,6 +258,24 @@ impl Asked {
         self.ops[to..=at].rotate_right(1);
     }
 
+    /// A truncation that is answered while some of what it keeps still waits has cut that short, and is done: what it dropped was
+    /// never written.
+    fn settle_truncation(&mut self, number: u64, is_open: impl Fn(u64) -> bool) {
+        let Some(at) = self.ops.iter().position(|(call, _)| *call == number) else { return };
+        let Op::Truncate(kept) = self.ops[at].1 else { return };
+        let is_kept = |record: &LogRecord| kept.is_some_and(|kept| record.index <= kept.index);
+        let waits = |(call, op): &(u64, Op)| matches!(op, Op::Append(records) if is_open(*call) && records.iter().any(is_kept));
+        if !self.ops[self.needed..at].iter().any(waits) {
+            return;
+        }
+        self.ops.remove(at);
+        for (_, op) in &mut self.ops[self.needed..at] {
+            if let Op::Append(records) = op {
+                records.retain(is_kept);
+            }
+        }
+    }
+
     fn describe(&self, group: GroupId, held: &Held) -> String {
         let mut lines = vec![
             format!("group {group}: holds {:?} purged {:?}", held.points(), held.purged),
@@ -333,6 +352,24 @@ mod tests {
         model.asked_committed(7, point(2, 1));
         assert_eq!(model.check(7, &committed, &holding(1..3)), Ok(()));
         assert!(model.check(8, &state(None), &holding(1..2)).is_err(), "a group from nowhere");
+    }
+
+    #[test]
+    fn only_on_a_full_disk_a_truncation_passes_entries_that_it_keeps() {
+        for is_full in [false, true] {
+            let mut model = Model::default();
+            model.asked(1, 7, Op::Append(records(1..5, 1, 10)));
+            model.asked(2, 7, Op::Truncate(Some(point(3, 1))));
+            if is_full {
+                model.stalled();
+            }
+            model.acknowledged(2);
+            assert_eq!(model.check(7, &state(None), &holding(1..4)), Ok(()));
+            assert_eq!(model.check(7, &state(None), &holding(1..2)).is_ok(), is_full, "the rest waits");
+            assert!(model.check(7, &state(None), &holding(1..5)).is_err(), "what was dropped comes back");
+            model.acknowledged(1);
+            assert!(model.check(7, &state(None), &holding(1..2)).is_err(), "an acknowledged entry is gone");
+        }
     }
 
     #[test]
