@@ -10,24 +10,36 @@
 //! | [`votes`] | a vote is durable before it is given, given once a term, and not forgotten |
 //! | [`matched`] | what a follower acknowledges is durable on it |
 //! | [`acknowledged`] | what a client is told is durable where its class demands, at that instant |
+//! | [`attested`] | what a receipt attests is true at that instant |
+//! | [`watermarks`] | what a leader takes for placed is durable where the class demands |
+//! | [`budget`] | what is acknowledged degraded stays within the budget |
+//! | [`tuple`] | a remote node's tuple claims no more than its disk holds |
 //! | [`committed`] | applied logs are equal, and nothing that was applied is taken back |
 //! | [`balances`] | every currency sums to zero, on every replica at every moment |
 
 mod acknowledged;
+mod attested;
 mod balances;
+mod budget;
 mod committed;
+mod electorates;
 mod leaders;
 mod matched;
+mod tuple;
 mod votes;
+mod watermarks;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tercet_node::ledger::Ledger;
 use tercet_node::placement::{Class, Voter};
+use tercet_node::proof::Proof;
+use tercet_node::raft::group::Group;
 use tercet_node::raft::runtime::watch;
 use tercet_proto::v1;
 use tercet_storage::{LogPoint, SegmentLog};
+use tokio::time::Instant;
 
 use crate::sim::disk::PacedDisk;
 use crate::sim::trace::Trace;
@@ -35,18 +47,21 @@ use crate::sim::trace::Trace;
 /// Most violations that are kept.
 const MAX_KEPT: usize = 20;
 
+pub use watermarks::LOOK_MAX;
+
 /// Watches a simulation.
 pub struct Witness {
     trace: Arc<Trace>,
-    voters: Vec<Voter>,
     inner: Mutex<Inner>,
     /// Set with the first violation.
     broken: watch::Sender<bool>,
 }
 
-#[derive(Default)]
 struct Inner {
-    disks: BTreeMap<u64, PacedDisk>,
+    disks: electorates::Disks,
+    electorates: electorates::Electorates,
+    watermarks: watermarks::Looked,
+    spent: budget::Spent,
     leaders: leaders::Leaders,
     votes: votes::Votes,
     committed: committed::Committed,
@@ -54,9 +69,19 @@ struct Inner {
 }
 
 impl Witness {
-    /// Watches these voters.
-    pub fn new(voters: Vec<Voter>, trace: Arc<Trace>) -> Self {
-        Self { trace, voters, inner: Mutex::default(), broken: watch::Sender::new(false) }
+    /// Watches nodes that stand at `places`, of which these vote from the beginning.
+    pub fn new(places: &[Voter], voters: BTreeSet<u64>, trace: Arc<Trace>) -> Self {
+        let inner = Inner {
+            disks: electorates::Disks::default(),
+            electorates: electorates::Electorates::new(places, voters),
+            watermarks: watermarks::Looked::default(),
+            spent: budget::Spent::default(),
+            leaders: leaders::Leaders::default(),
+            votes: votes::Votes::default(),
+            committed: committed::Committed::default(),
+            violations: Vec::new(),
+        };
+        Self { trace, inner: Mutex::new(inner), broken: watch::Sender::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -89,11 +114,36 @@ impl Witness {
     }
 
     /// A node has started on this disk, and its log says that it holds so much.
-    pub fn started(&self, node: u64, disk: PacedDisk, recovered: &crate::sim::disk::Durable) {
+    pub fn started(
+        &self,
+        node: u64,
+        disk: PacedDisk,
+        recovered: &crate::sim::disk::Durable,
+        kept: Option<&Proof>,
+    ) {
         let mut inner = self.lock();
         let judgement = inner.votes.restarted(node, recovered.vote);
+        let judgement =
+            judgement.and_then(|()| kept.map_or(Ok(()), |proof| tuple::check(node, proof, recovered)));
         inner.committed.restarted(node);
-        inner.disks.insert(node, disk);
+        inner.disks.now.insert(node, disk);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// A node that was wiped is about to come back, as another.
+    pub fn wiped(&self, node: u64) {
+        let mut inner = self.lock();
+        inner.votes.wiped(node);
+        if let Some(disk) = inner.disks.now.remove(&node) {
+            inner.disks.wiped.push((node, Instant::now(), disk));
+        }
+    }
+
+    /// A remote node has put a tuple on stable media.
+    pub fn kept(&self, node: u64, proof: &Proof) {
+        let mut inner = self.lock();
+        let Some(disk) = inner.disks.now.get(&node) else { return };
+        let judgement = disk.durable(|durable| tuple::check(node, proof, durable));
         self.judge(judgement, &mut inner);
     }
 
@@ -107,7 +157,7 @@ impl Witness {
     /// A node has granted a vote.
     pub fn granted(&self, node: u64, vote: &v1::PeerVote) {
         let mut inner = self.lock();
-        let Some(disk) = inner.disks.get(&node) else { return };
+        let Some(disk) = inner.disks.now.get(&node) else { return };
         let durable = disk.durable(|durable| durable.vote);
         let judgement = inner.votes.granted(node, vote.term, vote.voted_for.unwrap_or(0), durable);
         self.judge(judgement, &mut inner);
@@ -116,15 +166,50 @@ impl Witness {
     /// A node has answered an append request.
     pub fn answered(&self, node: u64, answer: &v1::PeerAppendResponse) {
         let mut inner = self.lock();
-        let Some(disk) = inner.disks.get(&node) else { return };
+        let Some(disk) = inner.disks.now.get(&node) else { return };
         let judgement = matched::check(node, answer, disk);
         self.judge(judgement, &mut inner);
     }
 
-    /// A client is about to be told that the entry at this point is placed as the class demands.
-    pub fn acknowledged(&self, point: LogPoint, class: Class) {
+    /// A client whose request began then is about to be told by a node that the entry at this point is placed as the class
+    /// demands, with this attestation.
+    pub fn acknowledged(
+        &self,
+        by: &Group,
+        point: LogPoint,
+        class: Class,
+        attestation: &v1::Attestation,
+        begun: Instant,
+    ) {
+        let voters = by.members().voters;
         let mut inner = self.lock();
-        let judgement = acknowledged::check(point, class, &inner.disks, &self.voters);
+        inner.electorates.named(&voters);
+        let Inner { disks, electorates, .. } = &*inner;
+        let judgement = acknowledged::check(point, class, begun, disks, electorates)
+            .and_then(|()| attested::check(point, attestation, begun, disks, electorates));
+        self.judge(judgement, &mut inner);
+    }
+
+    /// So many new entries are about to be acknowledged degraded by a node.
+    pub fn degraded(&self, by: &Group, entries: u64) {
+        let since = by.regime().borrow().degraded_since;
+        self.trace.event(format_args!("{entries} entries are acknowledged degraded since {since:?}"));
+        let mut inner = self.lock();
+        let judgement = inner.spent.acknowledged(since, entries, by.gate().policy().budget.entries);
+        self.judge(judgement, &mut inner);
+    }
+
+    /// Looks at what a leader counts and takes for placed, not longer than [`LOOK_MAX`] after the last look.
+    pub fn placed(&self, node: u64, group: &Group, log: &SegmentLog) {
+        if group.leading_term().is_none() {
+            return;
+        }
+        let (voters, known) = (group.members().voters, group.gate().placed().known);
+        let mut inner = self.lock();
+        inner.electorates.named(&voters);
+        let Inner { disks, electorates, watermarks, .. } = &mut *inner;
+        let point_of = |index| log.point(group.id(), index);
+        let judgement = watermarks.says(node, known, point_of, disks, electorates);
         self.judge(judgement, &mut inner);
     }
 

@@ -1,4 +1,4 @@
-//! The simulation: five nodes in one thread on a clock that jumps, and everything that can go wrong drawn from a seed.
+//! The simulation: six nodes in one thread on a clock that jumps, and everything that can go wrong drawn from a seed.
 //!
 //! ```text
 //! real: openraft, state machine, ledger, gate, proposer, codecs, log and its recovery     simulated: network, disk, clocks, index
@@ -17,9 +17,12 @@ pub mod cluster;
 pub mod command;
 pub mod disk;
 pub mod faults;
+pub mod geo;
+mod members;
 pub mod net;
 pub mod node;
 pub mod plan;
+mod preference;
 pub mod proofs;
 pub mod trace;
 
@@ -36,7 +39,7 @@ use self::cluster::{Cluster, JOURNAL};
 use self::plan::{NODES, Plan, node_id};
 use self::trace::Trace;
 use crate::checker::{Judgement, check};
-use crate::history::{FORMAT, Header, History, Line, Recorder};
+use crate::history::{FORMAT, Header, History, Line, Place, Places, Recorder};
 use crate::scenario::{Span, WorkloadPlan};
 use crate::workload::Workload;
 
@@ -98,7 +101,7 @@ async fn run_here(plan: &Plan, trace_file: Option<&Path>, trace: &Arc<Trace>) ->
         journal: JOURNAL.into(),
         scenario: "simulation".into(),
         seed: plan.seed,
-        places: Default::default(),
+        places: places(plan),
     };
     let recorder = Recorder::in_memory(header);
     let cluster = Arc::new(Cluster::new(plan, recorder.clone(), trace.clone())?);
@@ -153,7 +156,11 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
         plan.seed,
     );
     faults::drive(cluster, plan).await;
-    let core: Vec<u64> = plan.core.iter().filter_map(|name| node_id(name)).collect();
+    let core: Vec<u64> = match changes_members(plan) {
+        // Who votes now is not known here.
+        true => cluster.ids().collect(),
+        false => plan.core.iter().filter_map(|name| node_id(name)).collect(),
+    };
     let others: Vec<u64> = (1..=NODES.len() as u64).filter(|id| !core.contains(id)).collect();
     cluster.trace().event(format_args!("the core {core:?} is healed"));
     cluster.part(&core, &others, 1);
@@ -166,6 +173,9 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
     cluster.part(&core, &others, -1);
     cluster.part(&others, &others, -1);
     cluster.heal(&others).await;
+    if changes_members(plan) {
+        members::mend(cluster, &cluster.first_voters()).await?;
+    }
     sleep(Duration::from_secs(2)).await;
     workload.stop(CLIENT_PATIENCE * 2).await;
     if let Some(why) = cluster.stopped() {
@@ -173,6 +183,20 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
     }
     let finals = cluster.settled(SETTLE).await?;
     Ok(Happened { finals, liveness })
+}
+
+fn changes_members(plan: &Plan) -> bool {
+    use plan::FaultKind::{AddMember, PromoteMember, RemoveMember, ReplaceMember};
+    let change = [AddMember, PromoteMember, RemoveMember, ReplaceMember];
+    plan.faults.iter().any(|fault| change.contains(&fault.kind))
+}
+
+fn places(plan: &Plan) -> Places {
+    let place = |(name, zone): &(&str, &str)| {
+        let site = if *zone == "c" { "west" } else { "east" };
+        ((*name).to_owned(), Place { zone: (*zone).to_owned(), site: site.to_owned() })
+    };
+    plan.geo.voters().iter().map(place).collect()
 }
 
 /// Waits for the next acknowledgement of a write.

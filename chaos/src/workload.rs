@@ -24,6 +24,7 @@ use crate::history::Recorder;
 use crate::scenario::WorkloadPlan;
 use client::WorkloadClient;
 pub use entries::{BUSINESS_DATE, CURRENCIES};
+pub(crate) use remote::attested;
 pub use remote::{Remote, Seat};
 
 /// The ledger as a client of the workload sees it: one attempt at a time, classified as the history wants it.

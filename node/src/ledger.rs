@@ -230,6 +230,8 @@ impl Ledger {
         self.city_watermark = self.city_watermark.max(header.city_watermark);
         self.geo_watermark = self.geo_watermark.max(header.geo_watermark);
         self.regime.placed(self.geo_watermark);
+        #[cfg(feature = "mutants")]
+        self.regime.led_by(header.leader);
         let mut batch = Batch { log_index, touched: Vec::new(), missed: Vec::new() };
         // A command has five bytes at least, so the count is bounded by the payload.
         let mut outcomes = Vec::with_capacity(usize::try_from(proposal.command_count()).unwrap_or(0));

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tercet_proto::canonical::{CanonicalError, Reader};
+use tercet_storage::mutants;
 
 const MAGIC: [u8; 4] = *b"TCPF";
 const VERSION: u8 = 1;
@@ -213,7 +214,7 @@ impl ProofGate {
             std::cmp::Ordering::Equal => self.matched.1 = self.matched.1.max(matched),
             std::cmp::Ordering::Greater => self.matched = (offered.term, matched),
         }
-        if offered.geo_acked > self.matched.1 {
+        if offered.geo_acked > self.matched.1 && !mutants::is("tuple-before-flush") {
             return None;
         }
         self.geo_acked = self.geo_acked.max(offered.geo_acked);

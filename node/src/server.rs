@@ -438,7 +438,8 @@ async fn build_node(
 }
 
 /// The topology's `[durability]` as placement knows it.
-fn geo_policy(topology: &Topology) -> Policy {
+#[must_use]
+pub fn geo_policy(topology: &Topology) -> Policy {
     let topology::Durability { geo_regime, degrade_after_ms, budget } = &topology.durability;
     // The validator has seen that codes have three letters.
     let amount = |(code, most): (&String, &u64)| Some((code.as_bytes().try_into().ok()?, u128::from(*most)));

@@ -15,6 +15,13 @@ pub const ALL: &[(&str, &str)] = &[
     ("read-without-quorum", "a leader reads without asking anybody whether it still leads"),
     ("keys-lost", "keys that a checkpoint has moved to the index are not found again"),
     ("gate-ignored", "a reply does not wait for its class"),
+    ("site-ignored", "class geo is satisfied by two zones, whichever site they are in"),
+    (
+        "incarnation-ignored",
+        "what a node acknowledged counts on when it comes back with another data directory",
+    ),
+    ("budget-forgotten", "each new leader begins the budget of the degraded regime anew"),
+    ("tuple-before-flush", "a remote node keeps what a leader says of it before it has flushed that"),
     ("leader-restored", "a leader that restarts goes on leading its term"),
 ];
 

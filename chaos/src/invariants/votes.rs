@@ -36,6 +36,12 @@ impl Votes {
         }
     }
 
+    /// A node that has lost its data directory and its part in the group votes as another.
+    pub(super) fn wiped(&mut self, node: u64) {
+        self.given.retain(|(of, _), _| *of != node);
+        self.newest.remove(&node);
+    }
+
     pub(super) fn restarted(&self, node: u64, recovered: Option<Vote>) -> Result<(), String> {
         let given = self.newest.get(&node).copied().unwrap_or(0);
         let found = recovered.map_or(0, |(_, term, _)| term);

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::net::{CLIENTS, Net, Target};
 use crate::history::{EntrySeen, Hash32, Outcome, ReceiptSeen};
 use crate::invariants::Witness;
-use crate::workload::Ledger;
+use crate::workload::{Ledger, attested};
 
 /// As `rpc::route`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -194,10 +194,16 @@ async fn append_here(group: &Arc<Group>, witness: &Witness, request: &v1::Append
     if let Err(refusal) = group.ensure_appendable(&prepared) {
         return Local::Done(refusal_outcome(&refusal));
     }
+    let begun = Instant::now();
     Local::Done(match group.propose(prepared).await {
         Proposed::Done { outcome: Applied::Appended { entries, class, .. }, attestation } => {
-            let told = if attestation.degraded { Class::City } else { class };
-            receipts(group, witness, request, (&entries, told)).await
+            let class = if attestation.degraded { Class::City } else { class };
+            if attestation.degraded {
+                let is_new = |entry: &&EntryOutcome| matches!(entry, EntryOutcome::New { .. });
+                witness.degraded(group, entries.iter().filter(is_new).count() as u64);
+            }
+            let told = Told { class, attestation, begun };
+            receipts(group, witness, request, (&entries, &told)).await
         }
         Proposed::Done { outcome: Applied::Refused(refusal), .. } => refusal_outcome(&refusal),
         Proposed::Done { outcome, .. } => {
@@ -209,12 +215,19 @@ async fn append_here(group: &Arc<Group>, witness: &Witness, request: &v1::Append
     })
 }
 
-/// The receipts of a request that was held until it was placed as `class` demands.
+/// What the gate said of a request that began then.
+struct Told {
+    class: Class,
+    attestation: v1::Attestation,
+    begun: Instant,
+}
+
+/// The receipts of a request that was held until it was placed as its class demands.
 async fn receipts(
     group: &Arc<Group>,
     witness: &Witness,
     request: &v1::AppendRequest,
-    (entries, class): (&[EntryOutcome], Class),
+    (entries, told): (&[EntryOutcome], &Told),
 ) -> Outcome {
     let reader = Reader::new(group, &request.journal);
     let mut receipts = Vec::with_capacity(entries.len());
@@ -226,7 +239,7 @@ async fn receipts(
         // A new entry's receipt comes from applying it, a known one's from the log.
         let (class, (entry_hash, chain_hash, recorded_at_us)) = match outcome {
             EntryOutcome::New { entry_hash, chain_hash, recorded_at_us, .. } => {
-                (class, (Hash32(*entry_hash), Hash32(*chain_hash), *recorded_at_us))
+                (told.class, (Hash32(*entry_hash), Hash32(*chain_hash), *recorded_at_us))
             }
             EntryOutcome::Replayed { seq } => {
                 let original = match reader.original(*seq) {
@@ -234,21 +247,21 @@ async fn receipts(
                     Err(refusal) => return unknown(refusal.to_string()),
                 };
                 let first = Class::of_request(original.asked, group.class_of_journal(&request.journal));
-                if first > class {
+                if first > told.class {
                     let placed = group.wait_placed(first, original.log_index, REQUEST_TIMEOUT).await;
                     if let Err(refusal) = placed {
                         return unknown(refusal.to_string());
                     }
                 }
+                // What was acknowledged degraded is shown for ever, and is no `geo` for that.
+                let is_geo = group.gate().placed().known.geo >= original.log_index;
+                let reached = if first > told.class && is_geo { first } else { told.class };
                 let stored = original.stored;
-                (
-                    class.max(first),
-                    (hash(&stored.entry_hash), hash(&stored.chain_hash), stored.recorded_at_us),
-                )
+                (reached, (hash(&stored.entry_hash), hash(&stored.chain_hash), stored.recorded_at_us))
             }
         };
         match group.point_of(&request.journal, seq) {
-            Some(point) => witness.acknowledged(point, class),
+            Some(point) => witness.acknowledged(group, point, class, &told.attestation, told.begun),
             None => witness.violated(format!("acknowledged: seq {seq} is not in the log of its leader")),
         }
         let key = entry.key.clone();
@@ -259,7 +272,7 @@ async fn receipts(
             chain_hash,
             recorded_at_us,
             replayed,
-            attested: None,
+            attested: Some(attested(told.attestation.clone())),
         });
     }
     Outcome::Appended { receipts }

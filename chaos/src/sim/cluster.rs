@@ -1,17 +1,16 @@
-//! Five simulated nodes in three zones, and what a run does to all of them.
+//! Simulated nodes in three zones, five or six of which vote, and what a run does to all of them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tercet_node::ledger::{Command, PreparedCommand, Totals};
 use tercet_node::placement::Voter;
-use tercet_node::raft::group::Group;
+use tercet_node::raft::group::{Group, Members};
 use tercet_node::raft::proposer::Proposed;
 use tercet_node::reader::Reader;
 use tercet_proto::canonical::JournalSettings;
-use tercet_proto::topology::Topology;
 use tercet_proto::v1;
 use tercet_storage::LogOptions;
 use tokio::time::{Instant, sleep, timeout};
@@ -38,6 +37,8 @@ pub struct Cluster {
     /// The history.
     pub recorder: Recorder,
     nodes: Vec<Arc<SimNode>>,
+    /// The node whose data directory is lost, and whether it voted. It must not start before it is no member any more.
+    lost: Mutex<Option<(u64, bool)>>,
 }
 
 impl Drop for Cluster {
@@ -50,20 +51,22 @@ impl Drop for Cluster {
 pub type Unmet = String;
 
 impl Cluster {
-    /// Five nodes that are not started.
+    /// Nodes that are not started.
     ///
     /// # Errors
-    /// The default topology does not hold.
+    /// The plan's topology does not hold.
     pub fn new(plan: &Plan, recorder: Recorder, trace: Arc<Trace>) -> anyhow::Result<Self> {
-        let topology = Topology::default_on(20_000)?;
+        let topology = plan.geo.topology()?;
         let zone_of: BTreeMap<u64, String> =
             NODES.iter().zip(1..).map(|((_, zone), id)| (id, (*zone).to_owned())).collect();
-        let voters = topology.voters().map(|voter| {
-            let site = topology.site_of(voter.id).unwrap_or_default().to_owned();
-            Voter { node_id: voter.id, zone: voter.zone.clone(), site }
+        let known = topology.nodes.iter().map(|node| {
+            let site = topology.site_of(node.id).unwrap_or_default().to_owned();
+            Voter { node_id: node.id, zone: node.zone.clone(), site }
         });
-        let voters: Vec<Voter> = voters.collect();
-        let witness = Arc::new(Witness::new(voters.clone(), trace.clone()));
+        let known: Vec<Voter> = known.collect();
+        let vote: Vec<u64> = topology.voters().map(|voter| voter.id).collect();
+        let voters: Vec<Voter> = known.iter().filter(|one| vote.contains(&one.node_id)).cloned().collect();
+        let witness = Arc::new(Witness::new(&known, vote.into_iter().collect(), trace.clone()));
         let log_options = LogOptions {
             segment_bytes: SEGMENT_BYTES,
             batch_limit_bytes: 64 << 10,
@@ -74,6 +77,8 @@ impl Cluster {
             net: Net::new(zone_of, plan.seed, trace),
             witness,
             voters,
+            known,
+            leader_steady: Duration::from_millis(plan.geo.leader_steady_ms),
             timing: topology.timing(),
             topology: Arc::new(topology.clone()),
             log_options,
@@ -82,7 +87,7 @@ impl Cluster {
         };
         let nodes =
             NODES.iter().zip(1..).map(|((name, _), id)| Arc::new(SimNode::new(id, name, common.clone())));
-        Ok(Self { nodes: nodes.collect(), common, recorder })
+        Ok(Self { nodes: nodes.collect(), common, recorder, lost: Mutex::default() })
     }
 
     /// The trace.
@@ -95,9 +100,56 @@ impl Cluster {
         self.nodes.iter().find(|node| node.id == id)
     }
 
+    /// The numbers of all nodes.
+    pub fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.nodes.iter().map(|node| node.id)
+    }
+
+    /// The numbers of those that vote from the beginning.
+    pub fn first_voters(&self) -> Vec<u64> {
+        self.common.voters.iter().map(|voter| voter.node_id).collect()
+    }
+
+    /// The members as whoever leads knows them.
+    pub fn members(&self) -> Option<Members> {
+        Some(self.node(self.leader()?)?.group()?.members())
+    }
+
+    fn lost_slot(&self) -> std::sync::MutexGuard<'_, Option<(u64, bool)>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node's data directory is to be lost; false: another one's is.
+    pub fn losing(&self, id: u64, voted: bool) -> bool {
+        let mut lost = self.lost_slot();
+        if lost.is_some() {
+            return false;
+        }
+        *lost = Some((id, voted));
+        true
+    }
+
+    /// Whether this node's data directory is lost, and if so whether it voted.
+    pub fn is_lost(&self, id: u64) -> Option<bool> {
+        self.lost_slot().filter(|(lost, _)| *lost == id).map(|(_, voted)| voted)
+    }
+
+    /// The node whose data directory is lost.
+    pub fn lost(&self) -> Option<u64> {
+        self.lost_slot().map(|(lost, _)| lost)
+    }
+
+    /// It may start with a new one.
+    pub fn found(&self, id: u64) {
+        self.lost_slot().take_if(|(lost, _)| *lost == id);
+    }
+
     /// Starts a node; that it does not start is a violation.
     pub async fn start_node(&self, id: u64) {
         let Some(node) = self.node(id) else { return };
+        if self.is_lost(id).is_some() {
+            return;
+        }
         if let Err(why) = node.start().await {
             self.common.witness.violated(format!("start: {why}"));
         }
@@ -118,7 +170,7 @@ impl Cluster {
             self.start_node(node.id).await;
         }
         let first = self.nodes[0].target().ok_or("the first node does not serve")?;
-        let voters: Vec<u64> = self.nodes.iter().map(|node| node.id).collect();
+        let voters = self.first_voters();
         let initialized = first.scope.spawn(async move { first.group.initialize(&voters).await });
         initialized.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         let made = timeout(Duration::from_secs(20), async {
@@ -187,9 +239,11 @@ impl Cluster {
     pub async fn settled(&self, patience: Duration) -> Result<Vec<FinalLog>, Unmet> {
         let deadline = Instant::now() + patience;
         let mut before = None;
+        let voters = self.first_voters();
+        let members: Vec<_> = self.nodes.iter().filter(|node| voters.contains(&node.id)).collect();
         loop {
             let standing: Vec<Option<(u64, u64, bool)>> =
-                self.nodes.iter().map(|node| node.group().map(|group| stands(&group))).collect();
+                members.iter().map(|node| node.group().map(|group| stands(&group))).collect();
             let same =
                 standing.iter().all(|one| *one == standing[0] && one.is_some_and(|(.., settled)| settled));
             if same && before == Some(standing.clone()) {
@@ -203,12 +257,14 @@ impl Cluster {
             before = same.then_some(standing);
             sleep(Duration::from_millis(300)).await;
         }
-        self.finals()
+        finals(&members)
     }
+}
 
-    fn finals(&self) -> Result<Vec<FinalLog>, Unmet> {
+fn finals(members: &[&Arc<SimNode>]) -> Result<Vec<FinalLog>, Unmet> {
+    {
         let mut logs: Vec<FinalLog> = Vec::new();
-        for node in &self.nodes {
+        for node in members {
             let group = node.group().ok_or_else(|| format!("{} does not serve", node.name))?;
             let mut log = final_log(&node.name, &group).map_err(|why| format!("{}: {why}", node.name))?;
             match logs.iter_mut().find(|known| known.same_as(&log)) {

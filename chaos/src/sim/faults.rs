@@ -10,6 +10,7 @@ use tercet_storage::disk::PowerLoss;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::cluster::Cluster;
+use super::members;
 use super::plan::{Fault, FaultKind, NODES, Plan, ends, node_id};
 
 /// Patience for a leader transfer.
@@ -31,6 +32,7 @@ async fn happen(cluster: &Arc<Cluster>, number: u64, fault: &Fault) {
     let what = format!("{:?} {} {:?} {:?} {}", fault.kind, fault.shape, nodes, fault.links, fault.amount);
     cluster.trace().event(format_args!("fault {number} begins: {what}"));
     cluster.recorder.fault_begins(number, &what);
+    let over = Instant::now() + Duration::from_millis(fault.for_ms);
     for node in nodes.iter().filter_map(|id| cluster.node(*id)) {
         match fault.kind {
             FaultKind::Kill => node.kill(PowerLoss::KeepsAll),
@@ -46,11 +48,14 @@ async fn happen(cluster: &Arc<Cluster>, number: u64, fault: &Fault) {
             FaultKind::Skew => node.skew(fault.amount.saturating_mul(1_000)),
             FaultKind::Checkpoint => node.checkpoint(),
             FaultKind::Transfer => transfer(cluster, node.id).await,
+            FaultKind::AddMember
+            | FaultKind::PromoteMember
+            | FaultKind::RemoveMember
+            | FaultKind::ReplaceMember => members::happen(cluster, fault.kind, node.id, over).await,
             FaultKind::Cut | FaultKind::Flap | FaultKind::SlowLink | FaultKind::Lossy => {}
         }
     }
     let links = links(fault, &nodes);
-    let over = Instant::now() + Duration::from_millis(fault.for_ms);
     match fault.kind {
         FaultKind::Flap => {
             let half = Duration::from_millis(fault.amount.unsigned_abs().max(1));
@@ -122,7 +127,7 @@ async fn undo(cluster: &Arc<Cluster>, fault: &Fault, nodes: &[u64]) {
 }
 
 /// Moves leadership to a node, if it can be moved.
-async fn transfer(cluster: &Cluster, to: u64) {
+pub(super) async fn transfer(cluster: &Cluster, to: u64) {
     let Some(target) = cluster.leader().and_then(|leader| cluster.node(leader)?.target()) else { return };
     let group = target.group.clone();
     let moved = target.scope.spawn(async move { group.transfer_leader(to, TRANSFER).await.is_ok() });

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tercet_node::placement::{Policy, Voter};
+use tercet_node::placement::Voter;
+use tercet_node::proof::ProofSink as _;
 use tercet_node::raft::codec::decode_vote;
 use tercet_node::raft::group::{Group, GroupParams};
 use tercet_node::raft::network::transport::Transport;
 use tercet_node::raft::runtime::Scope;
 use tercet_node::room::DiskRoom;
+use tercet_node::server::geo_policy;
 use tercet_proto::topology::{Timing, Topology};
 use tercet_storage::disk::{PowerLoss, SimDisk, Wait};
 use tercet_storage::index::Index;
@@ -22,14 +24,15 @@ use tokio::time::Instant;
 use super::carrier::SimCarrier;
 use super::disk::{Durable, PacedDisk};
 use super::net::{Net, Target};
+use super::preference;
 use super::proofs::KeptProofs;
-use crate::invariants::Witness;
+use crate::invariants::{LOOK_MAX, Witness};
 
 /// The group.
 pub const GROUP: u32 = 0;
 /// The simulated wall clock at the beginning: microseconds since 1970.
 const EPOCH_US: i64 = 1_767_571_200_000_000;
-/// No data directory is wiped here.
+/// The number of a node's first data directory.
 const FIRST_INCARNATION: u64 = 1;
 /// How often a node looks at the room on its disk, as in production.
 const LOOK: Duration = Duration::from_millis(100);
@@ -45,8 +48,12 @@ pub struct Common {
     pub net: Net,
     /// Who watches.
     pub witness: Arc<Witness>,
-    /// Voters and where they stand.
+    /// Those that vote from the beginning, and where they stand.
     pub voters: Vec<Voter>,
+    /// All nodes and where they stand.
+    pub known: Vec<Voter>,
+    /// After how long leadership moves to a preferred zone; zero: not by itself.
+    pub leader_steady: Duration,
     /// Sites, zones and who is preferred.
     pub topology: Arc<Topology>,
     /// Heartbeats and elections.
@@ -85,6 +92,7 @@ struct State {
     disk: SimDisk,
     index: Arc<Index>,
     proofs: Arc<KeptProofs>,
+    incarnation: u64,
     lives: u64,
     slow: Duration,
 }
@@ -94,6 +102,7 @@ impl SimNode {
     pub fn new(id: u64, name: &str, common: Common) -> Self {
         let disk = SimDisk::new(mix(common.seed, id, 0));
         let index = Arc::new(Index::in_memory());
+        let proofs = Arc::new(KeptProofs::new(id, common.witness.clone()));
         Self {
             id,
             name: name.to_owned(),
@@ -103,7 +112,8 @@ impl SimNode {
                 life: None,
                 disk,
                 index,
-                proofs: Arc::default(),
+                proofs,
+                incarnation: FIRST_INCARNATION,
                 lives: 0,
                 slow: Duration::ZERO,
             }),
@@ -153,7 +163,7 @@ impl SimNode {
         let disk = PacedDisk::new(&self.name, state.disk.clone(), Durable::default(), seed, trace.clone());
         disk.slow_down(state.slow);
         let mut options = self.common.log_options.clone();
-        let id = u128::from(self.common.seed) << 64 | u128::from(self.id);
+        let id = u128::from(self.common.seed) << 64 | u128::from(state.incarnation << 32 | self.id);
         options.store = Some(StoreId(id.to_be_bytes()));
         let (log, driver, report) = SegmentLog::open_stepped(Box::new(disk.clone()), options)
             .map_err(|error| fail(format!("the log cannot be opened: {error}")))?;
@@ -169,7 +179,8 @@ impl SimNode {
             durable.vote
         ));
         disk.recovered(durable.clone());
-        self.common.witness.started(self.id, disk.clone(), &durable);
+        let kept = state.proofs.kept(GROUP);
+        self.common.witness.started(self.id, disk.clone(), &durable, kept.as_ref());
         if !Group::index_fits(GROUP, &state.index, &log) {
             state.index = Arc::new(Index::in_memory());
         }
@@ -204,7 +215,7 @@ impl SimNode {
             index: state.index.clone(),
             peers: Transport::Carried(Arc::new(carrier)),
             voters: self.common.voters.clone(),
-            known: self.common.voters.clone(),
+            known: self.common.known.clone(),
             rank: 0,
             rivals: Vec::new(),
             timing: self.common.timing,
@@ -214,8 +225,8 @@ impl SimNode {
             }),
             cluster_name: "sim".into(),
             room,
-            incarnation: FIRST_INCARNATION,
-            geo_policy: Policy::default(),
+            incarnation: state.incarnation,
+            geo_policy: geo_policy(&self.common.topology),
             proofs: state.proofs.clone(),
         }
         .of_group(GROUP, &self.common.topology))
@@ -243,11 +254,21 @@ impl SimNode {
             let why = given_up.given_up().await;
             witness.violated(format!("stopped: {name} gives its group up: {why}"));
         });
+        if !self.common.leader_steady.is_zero() {
+            let (net, topology) = (self.common.net.clone(), self.common.topology.clone());
+            let steady = self.common.leader_steady;
+            scope.spawn(preference::keep(net, id, group.clone(), topology, steady));
+        }
         let witness = self.common.witness.clone();
         let (group, log) = (group.clone(), self.log());
         scope.spawn(async move {
             let Some(log) = log else { return };
+            let mut looked = Instant::now();
             for round in 0_u32.. {
+                if looked.elapsed() <= LOOK_MAX {
+                    witness.placed(id, &group, &log);
+                }
+                looked = Instant::now();
                 witness.applied(id, *group.state().applied().borrow(), &log);
                 if round.is_multiple_of(BALANCES_EVERY) {
                     witness.ledger(id, &group.state().ledger());
@@ -273,6 +294,17 @@ impl SimNode {
         let mut state = self.state();
         if state.life.is_none() {
             state.index = Arc::new(Index::in_memory());
+        }
+    }
+
+    /// Begins a new data directory, of which nothing is known. Only while the node is down.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        if state.life.is_none() {
+            state.incarnation += 1;
+            state.disk = SimDisk::new(mix(self.common.seed, self.id + 2_000, state.incarnation));
+            state.index = Arc::new(Index::in_memory());
+            state.proofs = Arc::new(KeptProofs::new(self.id, self.common.witness.clone()));
         }
     }
 

@@ -10,10 +10,12 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::geo::GeoPlan;
 use super::net::CLIENTS;
 
-/// The nodes of the default topology, in the order of their numbers from 1 on, and their zones.
-pub const NODES: [(&str, &str); 5] = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")];
+/// The nodes in the order of their numbers from 1 on, and their zones; the last one votes in some plans only.
+pub const NODES: [(&str, &str); 6] =
+    [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c"), ("c2", "c")];
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub struct Plan {
     pub geo_percent: u32,
     /// The nodes that are healed first, and on which writes must succeed soon while the others stay away.
     pub core: Vec<String>,
+    /// The remote site, leadership and membership.
+    #[serde(default)]
+    pub geo: GeoPlan,
     /// What happens.
     #[serde(default)]
     pub faults: Vec<Fault>,
@@ -98,6 +103,14 @@ pub enum FaultKind {
     Transfer,
     /// A checkpoint is written into the index.
     Checkpoint,
+    /// The node becomes a learner; asked again until the fault is over, as are the next ones.
+    AddMember,
+    /// The learner votes from now on.
+    PromoteMember,
+    /// The node is no member any more.
+    RemoveMember,
+    /// The node's data directory is lost: it leaves, comes back under a new incarnation, and votes again if it did.
+    ReplaceMember,
 }
 
 impl Plan {
@@ -106,24 +119,30 @@ impl Plan {
     pub fn of_seed(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x7465_7263_6574);
         let faulty_ms = rng.random_range(40_000..90_000);
+        let (geo, geo_percent, more) = GeoPlan::draw(seed, faulty_ms);
+        let nodes = geo.voters();
         let mut faults = Vec::new();
         let mut at_ms = rng.random_range(200..2_500);
         // Some seeds are calm and some are wild.
         let pause_ms = *[600, 1_500, 3_000, 6_000].choose(&mut rng).unwrap_or(&1_500);
         while at_ms < faulty_ms {
-            let mut fault = draw(&mut rng);
+            let mut fault = draw(&mut rng, nodes);
             fault.at_ms = at_ms;
             fault.for_ms = fault.for_ms.min(faulty_ms - at_ms);
             faults.push(fault);
             at_ms += rng.random_range(50..=2 * pause_ms);
         }
+        faults.extend(more);
+        faults.sort_by_key(|fault| fault.at_ms);
+        let core = if geo.second_remote { GeoPlan::core_of_six(seed) } else { core(&mut rng) };
         Self {
             seed,
             faulty_ms,
             clients: rng.random_range(3..=8),
             think_ms: *[40, 100, 250, 500].choose(&mut rng).unwrap_or(&100),
-            geo_percent: *[0, 10, 40].choose(&mut rng).unwrap_or(&0),
-            core: core(&mut rng),
+            geo_percent,
+            core,
+            geo,
             faults,
         }
     }
@@ -174,9 +193,9 @@ pub fn ends(link: &str) -> Option<(u64, u64)> {
     Some((end(from)?, end(to)?))
 }
 
-/// A majority that spans two zones.
+/// A majority of five that spans two zones.
 fn core(rng: &mut SmallRng) -> Vec<String> {
-    let mut all: Vec<(&str, &str)> = NODES.to_vec();
+    let mut all: Vec<(&str, &str)> = NODES[..5].to_vec();
     loop {
         all.shuffle(rng);
         let chosen = &all[..rng.random_range(3..=4)];
@@ -188,7 +207,7 @@ fn core(rng: &mut SmallRng) -> Vec<String> {
     }
 }
 
-fn draw(rng: &mut SmallRng) -> Fault {
+fn draw(rng: &mut SmallRng, nodes: Nodes) -> Fault {
     let kind = match rng.random_range(0..100) {
         0..12 => FaultKind::Kill,
         12..22 => FaultKind::PowerLoss,
@@ -208,14 +227,14 @@ fn draw(rng: &mut SmallRng) -> Fault {
     let long = rng.random_range(0..5) == 0;
     let for_ms = if long { rng.random_range(2_000..15_000) } else { rng.random_range(20..2_500) };
     let (mut links, mut amount) = (Vec::new(), 0);
-    let (shape, nodes) = match kind {
+    let (shape, hit) = match kind {
         FaultKind::Cut | FaultKind::Flap | FaultKind::SlowLink | FaultKind::Lossy => {
-            let (shape, nodes, cut) = partition(rng);
+            let (shape, hit, cut) = partition(rng, nodes);
             links = cut;
-            (shape, nodes)
+            (shape, hit)
         }
-        FaultKind::Transfer => (String::new(), vec![any(rng)]),
-        _ => victims(rng),
+        FaultKind::Transfer => (String::new(), vec![any(rng, nodes)]),
+        _ => victims(rng, nodes),
     };
     match kind {
         FaultKind::SlowLink => amount = rng.random_range(10..400),
@@ -225,11 +244,14 @@ fn draw(rng: &mut SmallRng) -> Fault {
         FaultKind::Flap => amount = rng.random_range(20..400),
         _ => {}
     }
-    Fault { at_ms: 0, for_ms, kind, shape, nodes, links, amount }
+    Fault { at_ms: 0, for_ms, kind, shape, nodes: hit, links, amount }
 }
 
-fn any(rng: &mut SmallRng) -> String {
-    NODES[rng.random_range(0..NODES.len())].0.to_owned()
+/// Nodes and their zones.
+type Nodes = &'static [(&'static str, &'static str)];
+
+fn any(rng: &mut SmallRng, nodes: Nodes) -> String {
+    nodes[rng.random_range(0..nodes.len())].0.to_owned()
 }
 
 fn in_zone(zone: &str) -> Vec<String> {
@@ -237,10 +259,10 @@ fn in_zone(zone: &str) -> Vec<String> {
 }
 
 /// Whom a fault hits.
-fn victims(rng: &mut SmallRng) -> (String, Vec<String>) {
-    let all = || NODES.iter().map(|(name, _)| (*name).to_owned()).collect();
+fn victims(rng: &mut SmallRng, nodes: Nodes) -> (String, Vec<String>) {
+    let all = || nodes.iter().map(|(name, _)| (*name).to_owned()).collect();
     match rng.random_range(0..20) {
-        0..8 => ("one node".into(), vec![any(rng)]),
+        0..8 => ("one node".into(), vec![any(rng, nodes)]),
         8..13 => ("the leader".into(), vec!["leader".into()]),
         13..16 => {
             let zone = *["a", "b", "c"].choose(rng).unwrap_or(&"a");
@@ -257,18 +279,19 @@ fn both_ways(left: &[&str], right: &[&str]) -> Vec<String> {
 }
 
 /// A shape of partition: its name, nodes that are cut from all others, links that are cut.
-fn partition(rng: &mut SmallRng) -> (String, Vec<String>, Vec<String>) {
-    let mut names: Vec<&str> = NODES.iter().map(|(name, _)| *name).collect();
+fn partition(rng: &mut SmallRng, nodes: Nodes) -> (String, Vec<String>, Vec<String>) {
+    let mut names: Vec<&str> = nodes.iter().map(|(name, _)| *name).collect();
     names.shuffle(rng);
     let (links, shape) = match rng.random_range(0..13) {
-        0 => return ("one node is isolated".into(), vec![any(rng)], Vec::new()),
+        0 => return ("one node is isolated".into(), vec![any(rng, nodes)], Vec::new()),
         1 => return ("the leader against the rest".into(), vec!["leader".into()], Vec::new()),
         2 => (both_ways(&names[..2], &names[2..]), "halves"),
         3 => {
-            // Each node sees its two neighbours on a ring: majorities that overlap.
-            let far = |step: usize| (0..5).flat_map(move |at| [(at, (at + step) % 5)]);
-            let pairs = far(2).chain(far(3));
-            let links = pairs.map(|(a, b): (usize, usize)| format!("{}>{}", names[a], names[b])).collect();
+            // Each node sees its neighbours on a ring, two of five, four of six: majorities that overlap.
+            let count = names.len();
+            let (first, last) = if count == 5 { (2, 3) } else { (3, 3) };
+            let far = (first..=last).flat_map(|step| (0..count).map(move |at| (at, (at + step) % count)));
+            let links = far.map(|(a, b)| format!("{}>{}", names[a], names[b])).collect();
             (links, "a ring of overlapping majorities")
         }
         4 => (both_ways(&names[..2], &names[3..]), "a bridge between two halves"),
@@ -288,10 +311,10 @@ fn partition(rng: &mut SmallRng) -> (String, Vec<String>, Vec<String>) {
             let outside: Vec<&str> = NODES.iter().filter(|node| node.1 != zone).map(|node| node.0).collect();
             (both_ways(&inside, &outside), "a zone is lost")
         }
-        10 => (both_ways(&["a1", "a2", "b1", "b2"], &["c1"]), "the remote site is cut off"),
+        10 => (both_ways(&["a1", "a2", "b1", "b2"], &["c1", "c2"]), "the remote site is cut off"),
         11 => {
             let zone = if rng.random() { ["a1", "a2"] } else { ["b1", "b2"] };
-            (both_ways(&zone, &["c1"]), "the remote site is reached from one zone only")
+            (both_ways(&zone, &["c1", "c2"]), "the remote site is reached from one zone only")
         }
         _ => {
             let links =
@@ -323,7 +346,8 @@ mod tests {
         for seed in 0..200 {
             let core = Plan::of_seed(seed).core;
             let zones: std::collections::BTreeSet<&str> = core.iter().map(|name| &name[..1]).collect();
-            assert!(core.len() >= 3 && zones.len() >= 2, "seed {seed}: {core:?}");
+            let voters = Plan::of_seed(seed).geo.voters().len();
+            assert!(core.len() > voters / 2 && zones.len() >= 2, "seed {seed}: {core:?}");
         }
     }
 }

@@ -2,21 +2,34 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tercet_node::proof::{Proof, ProofSink};
 
-/// By group.
-#[derive(Debug, Default)]
-pub struct KeptProofs(Mutex<BTreeMap<u32, Proof>>);
+use crate::invariants::Witness;
+
+/// One node's, by group.
+pub struct KeptProofs {
+    node: u64,
+    witness: Arc<Witness>,
+    kept: Mutex<BTreeMap<u32, Proof>>,
+}
+
+impl KeptProofs {
+    /// None yet.
+    pub fn new(node: u64, witness: Arc<Witness>) -> Self {
+        Self { node, witness, kept: Mutex::default() }
+    }
+}
 
 impl ProofSink for KeptProofs {
     fn keep(&self, group: u32, proof: &Proof) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(group, *proof);
+        self.witness.kept(self.node, proof);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(group, *proof);
         Ok(())
     }
 
     fn kept(&self, group: u32) -> Option<Proof> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&group).copied()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&group).copied()
     }
 }

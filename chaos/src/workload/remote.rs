@@ -105,7 +105,8 @@ fn hash(bytes: &[u8]) -> Hash32 {
     Hash32::from_slice(bytes).unwrap_or(Hash32([0; 32]))
 }
 
-fn attested(attestation: v1::Attestation) -> Attested {
+/// What a receipt attests, as the history has it.
+pub(crate) fn attested(attestation: v1::Attestation) -> Attested {
     let class = match attestation.durability_class() {
         v1::DurabilityClass::Geo => Class::Geo,
         _ => Class::City,

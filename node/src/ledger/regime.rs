@@ -47,6 +47,9 @@ pub struct RegimeState {
     /// Of the last record that changed something.
     reason: String,
     dirty: bool,
+    /// For a mutant: who proposed last.
+    #[cfg(feature = "mutants")]
+    leader: u64,
 }
 
 const MICROS: i64 = 1_000_000;
@@ -70,6 +73,18 @@ impl RegimeState {
         let mut sum = Cost::default();
         self.waiting.iter().for_each(|(_, cost)| sum.add(cost));
         sum
+    }
+
+    /// A proposal of this leader is about to be applied: what was spent does not depend on it.
+    #[cfg(feature = "mutants")]
+    pub(super) fn led_by(&mut self, leader: u64) {
+        let is_another = std::mem::replace(&mut self.leader, leader) != leader;
+        if is_another
+            && tercet_storage::mutants::is("budget-forgotten")
+            && let Some(degraded) = &mut self.degraded
+        {
+            (degraded.spent, degraded.exhausted) = (Cost::default(), None);
+        }
     }
 
     /// Everything up to `geo_watermark` is placed.
@@ -188,7 +203,7 @@ impl RegimeState {
             for _ in 0..reader.u32("waiting")? {
                 waiting.push_back((reader.u64("waiting")?, read_cost(reader)?));
             }
-            Ok(Self { degraded, waiting, reason: read_text(reader)?, dirty: false })
+            Ok(Self { degraded, waiting, reason: read_text(reader)?, ..Self::default() })
         })?;
         Ok(state)
     }

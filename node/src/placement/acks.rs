@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use tercet_storage::mutants;
+
 use super::{Class, Voter, watermark};
 
 /// See the module. Made anew for every term that this node leads.
@@ -55,7 +57,9 @@ impl Acks {
 
     /// A node answers from this data directory; another one than before holds nothing of what the old one acknowledged.
     pub fn meet(&mut self, node_id: u64, incarnation: u64) {
-        if self.incarnations.insert(node_id, incarnation).is_some_and(|before| before != incarnation) {
+        let is_another =
+            self.incarnations.insert(node_id, incarnation).is_some_and(|before| before != incarnation);
+        if is_another && !mutants::is("incarnation-ignored") {
             self.forget(node_id);
         }
     }

@@ -1,7 +1,8 @@
 //! The placement gate of one group: it stands behind commit and holds replies and reads until their entries are placed.
 //!
 //! Invariants: nothing is released before the watermark of its class covers its index (`geo`: or that of `city`, while a regime
-//! record says so); on demotion every held reply is released as unknown; acknowledgements of another term, and those of a
+//! record says so); on demotion every held reply is released as unknown, and what comes to be held for a term that is over is
+//! unknown at once, so that no receipt rests on what a later leader knows; acknowledgements of another term, and those of a
 //! node's former data directory, count for nothing; a watermark never goes back, for what is placed stays committed; replies
 //! of class `geo` never hold those of class `city` back.
 //!
@@ -13,7 +14,8 @@ mod contact;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ struct Inner {
     voters: Vec<Voter>,
     /// The old half while the members change: a commit needs its majority, too. Else empty.
     before: Vec<Voter>,
+    /// Sites of the topology's voters in which nobody votes now: nothing more becomes `geo` while there is one.
+    unheld_sites: Vec<String>,
     /// The highest index that was acknowledged as class `geo` without being degraded.
     geo_acked: u64,
 }
@@ -97,8 +101,12 @@ pub struct Gate {
     contact_lost_after: Duration,
     clock: Clock,
     policy: Policy,
+    /// Where class `geo` has to be: the sites of the topology's voters, whoever has left since.
+    sites: BTreeSet<String>,
     inner: Mutex<Inner>,
     placed: watch::Sender<Placed>,
+    /// Terms below this one are over for this node: whoever led them leads no more.
+    newest_term: AtomicU64,
     /// Whether a reply of class `geo` waits; read without the lock.
     waits_for_geo: AtomicBool,
     /// Proposals with something of class `geo` that have not been handed over yet.
@@ -119,6 +127,15 @@ impl Gate {
     #[must_use]
     pub fn new(params: GateParams) -> Self {
         let GateParams { node_id, group, log, voters, floor, contact_lost_after, clock, policy } = params;
+        let sites = voters.iter().map(|voter| voter.site.clone()).collect();
+        let inner = Inner {
+            leading: None,
+            queue: ReplyQueue::new(),
+            voters,
+            before: Vec::new(),
+            unheld_sites: Vec::new(),
+            geo_acked: 0,
+        };
         Self {
             node_id,
             group,
@@ -126,14 +143,10 @@ impl Gate {
             contact_lost_after,
             clock,
             policy,
-            inner: Mutex::new(Inner {
-                leading: None,
-                queue: ReplyQueue::new(),
-                voters,
-                before: Vec::new(),
-                geo_acked: 0,
-            }),
+            sites,
+            inner: Mutex::new(inner),
             placed: watch::Sender::new(Placed::from_floor(floor)),
+            newest_term: AtomicU64::new(0),
             waits_for_geo: AtomicBool::new(false),
             geo_under_way: AtomicUsize::new(0),
         }
@@ -169,9 +182,11 @@ impl Gate {
 
     /// The voters are others from now on; `before` are those of the old half while that is not committed.
     pub fn set_voters(&self, voters: Vec<Voter>, before: Vec<Voter>) {
+        let is_unheld = |site: &&String| !voters.iter().any(|voter| voter.site == **site);
+        let unheld_sites = self.sites.iter().filter(is_unheld).cloned().collect();
         {
             let mut inner = self.inner();
-            (inner.voters, inner.before) = (voters, before);
+            (inner.voters, inner.before, inner.unheld_sites) = (voters, before, unheld_sites);
         }
         self.advance();
     }
@@ -190,7 +205,8 @@ impl Gate {
     }
 
     fn lead_locked(&self, inner: &mut Inner, term: u64) -> Vec<Waiting> {
-        if inner.leading.as_ref().is_some_and(|leading| leading.term >= term) {
+        let is_over = term < self.newest_term.load(Ordering::Acquire);
+        if is_over || inner.leading.as_ref().is_some_and(|leading| leading.term >= term) {
             return Vec::new();
         }
         let floor = self.placed().known;
@@ -207,13 +223,32 @@ impl Gate {
         self.drain(inner)
     }
 
-    /// This node does not lead any more.
-    pub fn demote(&self) {
+    /// This node does not lead, nor will it ever again lead a term below `newest`.
+    pub fn demote(&self, newest: u64) {
+        self.newest_term.fetch_max(newest, Ordering::AcqRel);
         let drained = {
             let mut inner = self.inner();
             inner.leading = None;
             self.drain(&mut inner)
         };
+        release_unknown(drained);
+    }
+
+    /// Another node leads `term`. Told before anything of its message is believed: the watermarks that it brings would let
+    /// replies of this node's former term go, with a receipt that names no zones.
+    pub fn led_by_another(&self, term: u64) {
+        // Every message of a leader says so; the first one is news.
+        if self.newest_term.load(Ordering::Acquire) >= term {
+            return;
+        }
+        self.newest_term.fetch_max(term, Ordering::AcqRel);
+        let mut inner = self.inner();
+        if inner.leading.as_ref().is_none_or(|leading| leading.term >= term) {
+            return;
+        }
+        inner.leading = None;
+        let drained = self.drain(&mut inner);
+        drop(inner);
         release_unknown(drained);
     }
 
@@ -277,14 +312,15 @@ impl Gate {
     fn advance(&self) {
         let released = {
             let mut inner = self.inner();
-            let Inner { leading, queue, voters, geo_acked, .. } = &mut *inner;
+            let Inner { leading, queue, voters, unheld_sites, geo_acked, .. } = &mut *inner;
             let Some(leading) = leading.as_mut() else { return };
             let term = leading.term;
             let own_term = |index| self.log.point(self.group, index).is_some_and(|point| point.term == term);
-            self.learn(Watermarks {
-                city: leading.acks.watermark(Class::City, voters, own_term),
-                geo: leading.acks.watermark(Class::Geo, voters, own_term),
-            });
+            let geo = match unheld_sites.is_empty() {
+                true => leading.acks.watermark(Class::Geo, voters, own_term),
+                false => 0,
+            };
+            self.learn(Watermarks { city: leading.acks.watermark(Class::City, voters, own_term), geo });
             let placed = self.placed();
             if !leading.is_placing && own_term(placed.known.city) {
                 leading.is_placing = true;

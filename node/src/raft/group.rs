@@ -357,7 +357,7 @@ impl Group {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = self.params.group, %error, "Raft did not stop cleanly");
         }
-        self.gate.demote();
+        self.gate.demote(u64::MAX);
         let state = self.state.clone();
         match runtime::run_blocking(move || state.checkpoint()).await {
             Ok(Ok(())) => {}

@@ -108,7 +108,13 @@ impl Gate {
                 .filter(|node| *node == self.node_id || leading.contacts.may_be_there(*node, lost_after))
                 .collect();
             reachable(class, half, &in_contact)
-        })
+        })?;
+        match inner.unheld_sites.as_slice() {
+            [site, ..] if class == Class::Geo => {
+                Err(format!("class geo cannot be reached: nobody votes in site {site}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the leader knows of each voter: (node, matched index, time since the last answer). Empty on a follower.

@@ -98,11 +98,29 @@ async fn geo_never_holds_city_back_and_a_demotion_makes_both_unknown() {
     assert!(!bed.gate.waits_for_geo());
     bed.hold(9, Class::City, "c");
     bed.hold(9, Class::Geo, "g");
-    bed.gate.demote();
+    bed.gate.demote(TERM + 1);
     let mut unknown = bed.released();
     unknown.sort_unstable();
     assert_eq!(unknown, [("c", "unknown", false), ("g", "unknown", false)]);
     assert!(!bed.gate.waits_for_geo());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_acknowledged_by_what_a_later_leader_says() {
+    let bed = bed();
+    bed.hold(9, Class::City, "held");
+    // Its messages say that everything is placed, before this node has noticed that it does not lead any more.
+    bed.gate.led_by_another(TERM + 1);
+    bed.gate.learn(Watermarks { city: 10, geo: 10 });
+    bed.gate.local_flushed(10);
+    // Applied only now, by the new leader's commit.
+    bed.hold(10, Class::City, "applied late");
+    assert_eq!(bed.released(), [("held", "unknown", false), ("applied late", "unknown", false)]);
+    assert_eq!(bed.gate.inherited(), None);
+    bed.gate.lead(TERM);
+    assert_eq!(bed.gate.inherited(), None, "late news of a term that is over");
+    bed.gate.lead(TERM + 2);
+    assert!(bed.gate.inherited().is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,6 +137,23 @@ async fn a_wiped_remote_node_places_nothing_by_what_it_once_had() {
     assert_eq!(bed.released(), []);
     bed.gate.acknowledged(TERM, 5, 8, Some(3));
     assert_eq!(bed.released(), [("new", "geo", false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_whose_last_voter_has_left_is_still_one_that_geo_needs() {
+    let bed = bed();
+    let places = [(1, "a"), (2, "a"), (3, "b"), (4, "b")];
+    let city: Vec<Voter> = places.map(|(id, zone)| Voter::new(id, zone, "east")).to_vec();
+    bed.gate.set_voters(city.clone(), Vec::new());
+    bed.ack(&[2, 3, 4], 6);
+    bed.hold(5, Class::City, "city");
+    bed.hold(5, Class::Geo, "geo");
+    assert_eq!(bed.released(), [("city", "city", false)]);
+    assert!(bed.gate.reachable(Class::Geo).is_err_and(|why| why.contains("west")));
+    assert_eq!(bed.gate.reachable(Class::City), Ok(()));
+    bed.gate.set_voters(city.into_iter().chain([Voter::new(6, "c", "west")]).collect(), Vec::new());
+    bed.ack(&[6], 6);
+    assert_eq!(bed.released(), [("geo", "geo", false)]);
 }
 
 #[tokio::test(start_paused = true)]

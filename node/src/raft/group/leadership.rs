@@ -52,7 +52,8 @@ impl Group {
                     if now.leads {
                         self.gate.lead(now.term);
                     } else {
-                        self.gate.demote();
+                        let led = before.filter(|before| before.leads).map_or(0, |before| before.term + 1);
+                        self.gate.demote(now.term.max(led));
                     }
                     self.leadership.send_replace(now);
                 }
@@ -60,7 +61,7 @@ impl Group {
                     break;
                 }
             }
-            self.gate.demote();
+            self.gate.demote(u64::MAX);
             let why = match &self.raft.metrics().borrow_watched().running_state {
                 Ok(()) => "it was stopped".to_owned(),
                 Err(fatal) => fatal.to_string(),

@@ -133,10 +133,8 @@ impl Group {
     /// MEMBER_REFUSED with the reason; OUTCOME_UNKNOWN when it was not committed in time or leadership was lost meanwhile.
     pub async fn change_member(&self, change: MemberChange, force: bool) -> Result<Members, Refusal> {
         let _one_at_a_time = self.changing.lock().await;
-        if self.raft.server_metrics().borrow_watched().membership_config.membership().get_joint_config().len()
-            > 1
-        {
-            // A lost leader's change that was left half-way.
+        if self.is_changing() {
+            // A lost leader's change that was left half-way: what this node knows of it could still be replaced.
             self.commit_members(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
         }
         let now = self.members();
@@ -168,6 +166,14 @@ impl Group {
         };
         self.commit_members(changes).await?;
         Ok(self.members())
+    }
+
+    /// Whether the newest membership is a joint one, or not known to be committed.
+    fn is_changing(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let seen = metrics.borrow_watched();
+        let newest = &seen.membership_config;
+        newest.membership().get_joint_config().len() > 1 || *newest.log_id() > seen.local_committed
     }
 
     fn ensure_caught_up(&self, node: u64) -> Result<(), Refusal> {

@@ -28,6 +28,7 @@ impl Group {
         use v1::peer_append_response::Result as Answer;
         let vote = vote_from_wire(request.vote)?;
         let leader = vote.leader_id.voted_for;
+        self.gate.led_by_another(vote.leader_id.term);
         let prev = log_id_from_wire(request.prev);
         let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
         let entries = entries?;

@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_first_message_begins_close_to_the_end_of_the_voters_log() {
-        for last in [20, 1_000, 4_321, 1_000_000] {
+        for last in [20_u64, 1_000, 4_321, 1_000_000] {
             for voters_end in [1, 2, 17, last / 3, last.saturating_sub(40).max(1), last - 1, last] {
                 let votes = Votes::default();
                 votes.granted(NODE, TERM, log_id(3, voters_end));

@@ -1,0 +1,130 @@
+//! Changes who belongs to the group while everything goes wrong, by the code of `tercet member`, and brings the first members back
+//! in the end.
+//!
+//! ```text
+//! replace:  killed, disk gone -> removed -> starts with an empty directory -> added -> caught up -> promoted, if it voted
+//! ```
+//!
+//! Invariants: a node whose disk is gone does not start before its removal is committed (decisions 0004 and 0015); one node at a
+//! time is in that state; nothing is forced, so the placement is kept at every step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tercet_node::raft::group::{MemberChange, Members};
+use tercet_storage::disk::PowerLoss;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::cluster::{Cluster, Unmet};
+use super::plan::FaultKind;
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(60);
+/// An attempt takes 10 s at most, where it is not held or killed.
+const ATTEMPT: Duration = Duration::from_secs(11);
+/// The first members must be back so soon after everything is healed.
+const MEND: Duration = Duration::from_secs(60);
+
+/// Carries out a member change of a plan, until `over` at the latest.
+pub(super) async fn happen(cluster: &Arc<Cluster>, kind: FaultKind, node: u64, over: Instant) {
+    let done = match kind {
+        FaultKind::AddMember => change(cluster, MemberChange::Add(node), over).await.map(drop),
+        FaultKind::PromoteMember => change(cluster, MemberChange::Promote(node), over).await.map(drop),
+        FaultKind::RemoveMember => change(cluster, MemberChange::Remove(node), over).await.map(drop),
+        _ => {
+            lose(cluster, node);
+            come_back(cluster, node, over).await
+        }
+    };
+    if let Err(why) = done {
+        cluster.trace().event(format_args!("{kind:?} {node} does not come about: {why}"));
+    }
+}
+
+/// Asks whoever leads, again and again.
+async fn change(cluster: &Cluster, change: MemberChange, over: Instant) -> Result<Members, Unmet> {
+    let mut why = "nobody leads".to_owned();
+    loop {
+        if let Some(target) = cluster.leader().and_then(|leader| cluster.node(leader)?.target()) {
+            let group = target.group.clone();
+            let asked = target.scope.spawn(async move { group.change_member(change, false).await });
+            let answer = timeout(ATTEMPT, asked).await;
+            why = match answer {
+                Ok(Ok(Ok(members))) => {
+                    cluster.trace().event(format_args!("{change:?}: {members:?}"));
+                    return Ok(members);
+                }
+                Ok(Ok(Err(refusal))) => refusal.to_string(),
+                Ok(Err(_)) => "the leader was killed".into(),
+                Err(_) => "no answer".into(),
+            };
+            cluster.trace().event(format_args!("{change:?} is not made: {why}"));
+        }
+        if Instant::now() >= over {
+            return Err(why);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The node's data directory is lost, if no other node's is.
+fn lose(cluster: &Cluster, id: u64) {
+    let Some(node) = cluster.node(id) else { return };
+    let is_voter = cluster.members().is_some_and(|members| members.voters.contains(&id));
+    if cluster.losing(id, is_voter) {
+        node.kill(PowerLoss::LosesAll);
+        cluster.trace().event(format_args!("{} has lost its data directory", node.name));
+    }
+}
+
+/// Brings a node back whose data directory is lost.
+async fn come_back(cluster: &Arc<Cluster>, id: u64, over: Instant) -> Result<(), Unmet> {
+    let Some(node) = cluster.node(id) else { return Ok(()) };
+    let Some(voted) = cluster.is_lost(id) else { return Err("another node is lost".into()) };
+    change(cluster, MemberChange::Remove(id), over).await?;
+    cluster.common.witness.wiped(id);
+    node.wipe();
+    cluster.found(id);
+    cluster.start_node(id).await;
+    change(cluster, MemberChange::Add(id), over).await?;
+    if voted {
+        change(cluster, MemberChange::Promote(id), over).await?;
+    }
+    Ok(())
+}
+
+/// Brings the first voters back, and nobody else.
+///
+/// # Errors
+/// It does not come to that in time, with everything healed.
+pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), Unmet> {
+    let over = Instant::now() + MEND;
+    let unmet =
+        |why: Unmet| format!("liveness: in {MEND:?} after healing the first members are not back: {why}");
+    if let Some(lost) = cluster.lost() {
+        come_back(cluster, lost, over).await.map_err(unmet)?;
+    }
+    for &id in voters {
+        let now = loop {
+            match change(cluster, MemberChange::Promote(id), Instant::now()).await {
+                Ok(members) => break members,
+                // It is no member yet, it lags, or a change is under way.
+                Err(why) if Instant::now() >= over => return Err(unmet(why)),
+                Err(_) => drop(change(cluster, MemberChange::Add(id), Instant::now()).await),
+            }
+        };
+        debug_assert!(now.voters.contains(&id));
+    }
+    for id in cluster.ids().filter(|id| !voters.contains(id)) {
+        while let Err(why) = change(cluster, MemberChange::Remove(id), Instant::now()).await {
+            if Instant::now() >= over {
+                return Err(unmet(why));
+            }
+            // It may lead.
+            if cluster.leader() == Some(id) {
+                super::faults::transfer(cluster, voters[0]).await;
+            }
+        }
+    }
+    Ok(())
+}
