@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::client::SimLedger;
 use super::net::Net;
 use super::node::{Common, SimNode};
-use super::plan::{NODES, Plan};
+use super::plan::{FaultKind, NODES, Plan};
 use super::trace::Trace;
 use crate::history::{BalanceRow, FinalEntry, FinalLog, HexBytes, Recorder};
 use crate::invariants::Witness;
@@ -66,7 +66,9 @@ impl Cluster {
         let known: Vec<Voter> = known.collect();
         let vote: Vec<u64> = topology.voters().map(|voter| voter.id).collect();
         let voters: Vec<Voter> = known.iter().filter(|one| vote.contains(&one.node_id)).cloned().collect();
-        let witness = Arc::new(Witness::new(&known, vote.into_iter().collect(), trace.clone()));
+        let clocks_agree = plan.faults.iter().all(|fault| fault.kind != FaultKind::Skew);
+        let voting = vote.into_iter().collect();
+        let witness = Arc::new(Witness::new(&known, voting, clocks_agree, trace.clone()));
         let log_options = LogOptions {
             segment_bytes: SEGMENT_BYTES,
             batch_limit_bytes: 64 << 10,

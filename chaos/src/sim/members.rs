@@ -112,6 +112,7 @@ pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), U
                 Err(why) if Instant::now() >= over => return Err(unmet(why)),
                 Err(_) => drop(change(cluster, MemberChange::Add(id), Instant::now()).await),
             }
+            sleep(PAUSE).await;
         };
         debug_assert!(now.voters.contains(&id));
     }
@@ -124,6 +125,7 @@ pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), U
             if cluster.leader() == Some(id) {
                 super::faults::transfer(cluster, voters[0]).await;
             }
+            sleep(PAUSE).await;
         }
     }
     Ok(())
