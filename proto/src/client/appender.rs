@@ -1,7 +1,7 @@
 //! Appends over one stream, one after the other: what a call of its own costs (headers, routing) is paid once.
 //!
 //! Invariants: a stream carries one request at a time, and one whose answer was not awaited to its end is dropped, so no answer
-//! is ever taken for another request's; a request is repeated like any other, on a new stream where the old one failed.
+//! is ever taken for another request's; a request is repeated like any other, and never on the stream where it failed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +12,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
+use super::attempt::{Failure, classify, may_change};
 use super::router::Prefer;
 use super::run::Call;
 use super::{Client, ClientError, LEADER_ID_METADATA, ledger};
@@ -69,9 +70,16 @@ async fn append_over(
         Some(open) => open,
         None => AppendStream::open(channel).await?,
     };
-    let answer = open.ask(request).await?;
-    *slot = Some(open);
-    response(answer)
+    let answer = response(open.ask(request).await?);
+    // What another node may do better is sent to another node.
+    let stays = match &answer {
+        Ok(_) => true,
+        Err(status) => {
+            matches!(classify(status), Failure::Refused(refusal, _) if !may_change(refusal.reason))
+        }
+    };
+    *slot = stays.then_some(open);
+    answer
 }
 
 impl AppendStream {
