@@ -221,7 +221,7 @@ async fn geo_is_acknowledged_as_city_while_the_regime_record_says_so() {
 #[tokio::test(start_paused = true)]
 async fn the_receipts_of_a_new_leader_name_the_zones_that_have_told_it_and_say_what_it_inherited() {
     let bed = bed();
-    bed.gate.demote();
+    bed.gate.demote(TERM + 1);
     bed.gate.learn(Watermarks { city: 8, geo: 5 });
     let receipt = |index, class| {
         let (tell, told) = mpsc::channel();
