@@ -128,10 +128,13 @@ async fn round(
     let leader = cluster.settled(PATIENCE).await?;
     // What was acknowledged before belongs to the fault, too: it must survive it.
     events.forget();
+    // With the nodes' output (TERCET_LOG=info,openraft=info) this line shows where the time goes.
+    tracing::info!(leader, "its zone is lost now, by {kind}");
     let before = Instant::now();
     let zone = cluster.lose_zone_of(&leader, kind)?;
     let lost_at = Instant::now();
     writer.answered_since(lost_at, PATIENCE).await?;
+    tracing::info!("the client is answered again, {:.1} ms later", milliseconds(lost_at.elapsed()));
     tokio::time::sleep(AFTERMATH).await;
     let acks = writer.take();
     let lost = writer::missing(observer, &acks).await?;

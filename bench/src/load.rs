@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
-use tercet_proto::client::{Client, ClientError};
+use tercet_proto::client::{Appender, Client, ClientError};
 use tercet_proto::v1;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -105,6 +105,7 @@ async fn closed(
     for (number, channel) in channels.iter().cycle().take(clients).enumerate() {
         let mut requests = Requests::new(case, number);
         let (channel, recorder) = (channel.clone(), recorder.clone());
+        let mut appender = (!case.work.unary).then(|| channel.appender());
         running.spawn(async move {
             loop {
                 let begin = Instant::now();
@@ -113,7 +114,7 @@ async fn closed(
                 }
                 let request = requests.next(&recorder);
                 let (is_read, entries) = (request.is_read(), request.entries());
-                let failure = send(&channel, request, &recorder).await.err();
+                let failure = send(&channel, appender.as_mut(), request, &recorder).await.err();
                 let end = Instant::now();
                 match failure {
                     Some(error) => recorder.fail(&error),
@@ -147,7 +148,7 @@ async fn open(
         let (request, recorder) = (requests.next(recorder), recorder.clone());
         running.spawn(async move {
             let (is_read, entries) = (request.is_read(), request.entries());
-            match send(&channel, request, &recorder).await {
+            match send(&channel, None, request, &recorder).await {
                 Ok(()) => recorder.answered(is_read, entries, at, Instant::now()),
                 Err(error) => recorder.fail(&error),
             }
@@ -162,10 +163,18 @@ async fn open(
     Ok(())
 }
 
-async fn send(channel: &Client, request: Request, recorder: &Recorder) -> Result<(), ClientError> {
+async fn send(
+    channel: &Client,
+    appender: Option<&mut Appender>,
+    request: Request,
+    recorder: &Recorder,
+) -> Result<(), ClientError> {
     match request {
         Request::Append(request) => {
-            let answer = channel.append(request).await?;
+            let answer = match appender {
+                Some(appender) => appender.append(request).await?,
+                None => channel.append(request).await?,
+            };
             if let Some(last) = answer.receipts.last() {
                 recorder.learn_seq(&last.journal, last.seq);
             }

@@ -377,6 +377,7 @@ mod tests {
                 hot_percent: 0,
                 read_percent: 0,
                 consistency: tercet_proto::v1::Consistency::Linearizable,
+                unary: false,
             },
             warm_up: std::time::Duration::ZERO,
             measured: std::time::Duration::from_secs(10),

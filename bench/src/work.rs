@@ -43,6 +43,9 @@ pub(crate) struct WorkArgs {
     /// Reads ask any node for what it knows, not the leader for the latest
     #[arg(long)]
     local_reads: bool,
+    /// Clients of a closed loop append by a call each (`Append`) instead of over a stream each (`AppendStream`)
+    #[arg(long)]
+    unary: bool,
     /// Counted seconds of each case
     #[arg(long, default_value_t = 10.0)]
     pub(crate) seconds: f64,
@@ -106,6 +109,7 @@ impl WorkArgs {
                 true => v1::Consistency::Local,
                 false => v1::Consistency::Linearizable,
             },
+            unary: self.unary,
         }
     }
 

@@ -48,6 +48,9 @@ pub enum Blow {
     Kill,
     /// SIGKILL, and the data directory is deleted; not undone, the node is gone for the rest of the run.
     Wipe,
+    /// SIGKILL, and the data directory is deleted; undone as an operator does it: the others take the node for lost (`member
+    /// replace`), it starts with an empty directory, and votes again when it has caught up (`member promote`).
+    Replace,
     /// SIGSTOP; undone by SIGCONT.
     Pause,
     /// The file systems fail in the same instant, then the processes are killed; undone by mounting what was on the disks
@@ -74,6 +77,7 @@ impl Blow {
         match self {
             Self::Kill => "kill",
             Self::Wipe => "kill and wipe the disk of",
+            Self::Replace => "kill, wipe and replace",
             Self::Pause => "pause",
             Self::PowerLoss => "cut the power of",
             Self::Fill => "fill the disk of",
@@ -219,12 +223,13 @@ fn describe(step: &Step, hit: &[Member], members: &Members, leader: Option<&Memb
 fn begin(cluster: &Arc<ProcessCluster>, blowing: &Blowing, driven: &mut Driven) -> Result<(), ClusterError> {
     let Blowing { number, blow, hit, pairs, .. } = blowing;
     driven.faults += 1;
-    if matches!(blow, Blow::Kill | Blow::Wipe | Blow::PowerLoss) {
+    if matches!(blow, Blow::Kill | Blow::Wipe | Blow::Replace | Blow::PowerLoss) {
         driven.kills += hit.len() as u64;
     }
     match blow {
         Blow::Kill => cluster.kill(hit),
         Blow::Wipe => cluster.wipe(hit),
+        Blow::Replace => cluster.lose_disks(hit),
         Blow::Pause => cluster.pause(hit),
         Blow::PowerLoss => cluster.cut_power(hit),
         Blow::Fill => cluster.fill(hit),
@@ -276,6 +281,7 @@ async fn undo(cluster: &Arc<ProcessCluster>, blowing: &Blowing) -> Result<(), Cl
     let hit = &blowing.hit;
     match blowing.blow {
         Blow::Kill => cluster.restart(hit).await,
+        Blow::Replace => cluster.replace(hit).await,
         Blow::PowerLoss => {
             cluster.restore_power(hit)?;
             cluster.restart(hit).await
@@ -300,6 +306,8 @@ mod tests {
             target,
             lasts: None,
             writes: None,
+            gap_at_most: None,
+            leader_changes_at_most: None,
         };
         let hit: Vec<Member> = members.of_zone("a").cloned().collect();
         describe(&step, &hit, &members, members.node("b1"))

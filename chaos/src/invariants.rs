@@ -13,7 +13,7 @@
 //! | [`attested`] | what a receipt attests is true at that instant |
 //! | [`watermarks`] | what a leader takes for placed is durable where the class demands |
 //! | [`budget`] | what is acknowledged degraded stays within the budget |
-//! | [`tuple`] | a remote node's tuple claims no more than its disk holds |
+//! | [`tuple`] | a remote node's tuple claims no more than its disk holds, and excludes no degraded acknowledgement that there is |
 //! | [`committed`] | applied logs are equal, and nothing that was applied is taken back |
 //! | [`quarantine`] | what rot takes is named, and whoever lacks something is silent |
 //! | [`balances`] | every currency sums to zero, on every replica at every moment |
@@ -44,6 +44,7 @@ use tercet_storage::{LogPoint, LostRecord, SegmentLog};
 use tokio::time::Instant;
 
 use crate::sim::disk::{Durable, PacedDisk};
+use crate::sim::node::EPOCH_US;
 use crate::sim::trace::Trace;
 
 /// Most violations that are kept.
@@ -55,6 +56,8 @@ pub use watermarks::LOOK_MAX;
 pub struct Witness {
     trace: Arc<Trace>,
     inner: Mutex<Inner>,
+    /// No node's wall clock is ever skewed.
+    clocks_agree: bool,
     /// Set with the first violation.
     broken: watch::Sender<bool>,
 }
@@ -64,6 +67,7 @@ struct Inner {
     electorates: electorates::Electorates,
     watermarks: watermarks::Looked,
     spent: budget::Spent,
+    tuples: tuple::Kept,
     leaders: leaders::Leaders,
     votes: votes::Votes,
     committed: committed::Committed,
@@ -73,19 +77,20 @@ struct Inner {
 
 impl Witness {
     /// Watches nodes that stand at `places`, of which these vote from the beginning.
-    pub fn new(places: &[Voter], voters: BTreeSet<u64>, trace: Arc<Trace>) -> Self {
+    pub fn new(places: &[Voter], voters: BTreeSet<u64>, clocks_agree: bool, trace: Arc<Trace>) -> Self {
         let inner = Inner {
             disks: electorates::Disks::default(),
             electorates: electorates::Electorates::new(places, voters),
             watermarks: watermarks::Looked::default(),
             spent: budget::Spent::default(),
+            tuples: tuple::Kept::default(),
             leaders: leaders::Leaders::default(),
             votes: votes::Votes::default(),
             quarantine: quarantine::Quarantine::default(),
             committed: committed::Committed::default(),
             violations: Vec::new(),
         };
-        Self { trace, inner: Mutex::new(inner), broken: watch::Sender::new(false) }
+        Self { trace, inner: Mutex::new(inner), clocks_agree, broken: watch::Sender::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -141,6 +146,8 @@ impl Witness {
     pub fn wiped(&self, node: u64) {
         let mut inner = self.lock();
         inner.votes.wiped(node);
+        inner.tuples.wiped(node);
+        inner.quarantine.wiped(node);
         if let Some(disk) = inner.disks.now.remove(&node) {
             inner.disks.wiped.push((node, Instant::now(), disk));
         }
@@ -151,6 +158,7 @@ impl Witness {
         let mut inner = self.lock();
         let Some(disk) = inner.disks.now.get(&node) else { return };
         let judgement = disk.durable(|durable| tuple::check(node, proof, durable));
+        inner.tuples.keeps(node, proof);
         self.judge(judgement, &mut inner);
     }
 
@@ -218,8 +226,22 @@ impl Witness {
         let since = by.regime().borrow().degraded_since;
         self.trace.event(format_args!("{entries} entries are acknowledged degraded since {since:?}"));
         let mut inner = self.lock();
-        let judgement = inner.spent.acknowledged(since, entries, by.gate().policy().budget.entries);
+        let now_us = EPOCH_US + i64::try_from(self.trace.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let holds = |record| {
+            let disks = &inner.disks.now;
+            move |node| disks.get(&node).is_some_and(|disk| disk.durable(|held| held.knows_of(record)))
+        };
+        let in_time = since
+            .filter(|_| self.clocks_agree)
+            .map_or(Ok(()), |record| inner.tuples.degraded(now_us, record, holds(record)));
+        let within = inner.spent.acknowledged(since, entries, by.gate().policy().budget.entries);
+        let judgement = within.and(in_time);
         self.judge(judgement, &mut inner);
+    }
+
+    /// A change of the members was made. Leaders are looked at now and then: two changes may lie between two looks.
+    pub fn members(&self, voters: &BTreeSet<u64>) {
+        self.lock().electorates.named(voters);
     }
 
     /// Looks at what a leader counts and takes for placed, not longer than [`LOOK_MAX`] after the last look.

@@ -7,6 +7,7 @@ pub mod page;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -34,6 +35,8 @@ pub struct FaultReport {
     pub span: FaultSpan,
     /// Longest time without an acknowledgement around it, in milliseconds.
     pub rto_ms: f64,
+    /// How often another node, or the same one in another term, began to lead from its beginning to the next one's.
+    pub leader_changes: u64,
 }
 
 /// A link and its counters.
@@ -167,8 +170,8 @@ impl Acknowledgements {
         to_ms(self.longest_gap(self.begin, self.end))
     }
 
-    /// Each fault with the longest gap around it.
-    pub fn around(&self, faults: &[FaultSpan]) -> Vec<FaultReport> {
+    /// Each fault with the longest gap around it, and the terms of `led` that began.
+    pub fn around(&self, faults: &[FaultSpan], led: &BTreeMap<u64, u64>) -> Vec<FaultReport> {
         let next_begin = |fault: &FaultSpan| {
             faults
                 .iter()
@@ -182,6 +185,8 @@ impl Acknowledgements {
             .map(|fault| FaultReport {
                 span: fault.clone(),
                 rto_ms: to_ms(self.longest_gap(fault.begin, next_begin(fault))),
+                leader_changes: led.values().filter(|t| (fault.begin..next_begin(fault)).contains(*t)).count()
+                    as u64,
             })
             .collect()
     }
@@ -191,6 +196,17 @@ impl Acknowledgements {
 #[expect(clippy::cast_precision_loss, reason = "a run lasts far less than 2^52 ns")]
 pub fn to_ms(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e6
+}
+
+/// Every term of group 0 that anybody knew a leader of, and when that was first seen: a leader that no observation caught is
+/// remembered by those that it led.
+pub fn terms_led(history: &History) -> BTreeMap<u64, u64> {
+    let mut first_seen = BTreeMap::new();
+    for seen in history.observations.iter().filter(|seen| seen.group == 0 && !seen.leader.is_empty()) {
+        let t = first_seen.entry(seen.term).or_insert(seen.t);
+        *t = seen.t.min(*t);
+    }
+    first_seen
 }
 
 /// The leaders that observations show.
@@ -250,10 +266,11 @@ impl fmt::Display for Report {
                 .map_or_else(|| "never undone".to_owned(), |end| format!("{:.2} s", to_ms(end) / 1e3));
             writeln!(
                 f,
-                "  {:>7.2} s to {end}  {}  (RTO {:.0} ms)",
+                "  {:>7.2} s to {end}  {}  (RTO {:.0} ms, {} leader changes)",
                 to_ms(span.begin) / 1e3,
                 span.what,
-                fault.rto_ms
+                fault.rto_ms,
+                fault.leader_changes
             )?;
         }
         if !self.proofs.is_empty() {

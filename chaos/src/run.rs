@@ -18,7 +18,7 @@ use crate::cluster::process::{ClusterError, ClusterOptions, ProcessCluster};
 use crate::cluster::{Member, Members};
 use crate::faults::{Driven, drive};
 use crate::history::{FORMAT, FinalLog, Header, History, Observation, Place, Places, Recorder};
-use crate::report::{Acknowledgements, FaultReport, LinkReport, Report, Verdict, leaders, page};
+use crate::report::{Acknowledgements, FaultReport, LinkReport, Report, Verdict, leaders, page, terms_led};
 use crate::scenario::{Scenario, Writes};
 use crate::workload::{Remote, Seat, Workload, create_journal};
 
@@ -282,7 +282,7 @@ fn judge(
     let mut unmet = happened.unmet;
     let judgement = (!finals.is_empty()).then(|| check(history, finals));
     let acknowledgements = Acknowledgements::of(history);
-    let faults = acknowledgements.around(&history.faults);
+    let faults = acknowledgements.around(&history.faults, &terms_led(history));
     if let Some(judgement) = &judgement {
         let wanted = scenario.expect.acknowledged_at_least;
         if judgement.appends.ok < wanted {
@@ -331,7 +331,7 @@ fn writes_unmet(
         let lasted = step.lasts.map_or(u64::MAX, |lasts| fault.span.begin + nanos(lasts));
         let end = fault.span.end.unwrap_or(acknowledgements.end()).min(lasted);
         let settled = fault.span.begin + nanos(UNDER_WAY);
-        let mut most = scenario.expect.rto_at_most.map(Duration::from);
+        let mut most = step.gap_at_most.or(scenario.expect.rto_at_most.map(Duration::from));
         match step.writes {
             Some(Writes::Stop) => {
                 // Nothing is acknowledged while it lasts, as expected.
@@ -347,6 +347,12 @@ fn writes_unmet(
                 unmet.push(format!("no append was acknowledged in the second half of {what:?}"));
             }
             _ => {}
+        }
+        if let Some(most) = step.leader_changes_at_most.filter(|most| fault.leader_changes > *most) {
+            unmet.push(format!(
+                "the leader changed {} times around {what:?}; at most {most} was expected",
+                fault.leader_changes
+            ));
         }
         if let Some(most) = most.filter(|most| fault.rto_ms > most.as_secs_f64() * 1e3) {
             unmet.push(format!(

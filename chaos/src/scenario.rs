@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use tercet_proto::topology::GeoRegime;
 
 pub use span::Span;
 pub use step::{Step, When, Writes};
@@ -63,6 +64,11 @@ pub struct ClusterPlan {
     /// By node: how many milliseconds its wall clock is ahead.
     #[serde(default)]
     pub clock_skew_ms: BTreeMap<String, i64>,
+    /// What class `geo` does without the remote site.
+    #[serde(default)]
+    pub geo_regime: GeoRegime,
+    /// After how long `adaptive` degrades; none: as the topology's default.
+    pub degrade_after: Option<Span>,
     /// Gives each node a file system of its own of so many MiB, whose power can be cut; needs root.
     pub loop_disk_mib: Option<u64>,
 }
@@ -305,6 +311,8 @@ mod tests {
             node = "leader"
             for = "2s"
             writes = "go on"
+            gap_at_most = "3s"
+            leader_changes_at_most = 1
             [[steps]]
             at = "9s"
             fault = "reset"
@@ -331,6 +339,8 @@ mod tests {
             target,
             lasts: Some(Duration::from_millis(lasts)),
             writes: None,
+            gap_at_most: None,
+            leader_changes_at_most: None,
         };
         let flap = Some(Duration::from_millis(100));
         assert_eq!(
@@ -345,6 +355,8 @@ mod tests {
                 Step {
                     when: When::AfterRecovery(Duration::from_secs(1)),
                     writes: Some(Writes::GoOn),
+                    gap_at_most: Some(Duration::from_secs(3)),
+                    leader_changes_at_most: Some(1),
                     ..at(0, Blow::Kill, Target::Leader, 2_000)
                 },
                 at(
@@ -370,6 +382,7 @@ mod tests {
             (step("at = '1s'\nfault = 'kill'\nfor = '1s'"), "needs `zone` or `node`"),
             (step("at = '1s'\nfault = 'kill'\nnode = 'z9'\nfor = '1s'"), "steps[0].node"),
             (step("at = '1s'\nfault = 'kill'\nzone = 'z'\nfor = '1s'"), "steps[0].zone"),
+            (step("at = '1s'\nfault = 'replace'\nnode = 'b1'"), "every fault needs an end"),
             (step("at = '1s'\nfault = 'burn'\nzone = 'a'\nfor = '1s'"), "steps[0].fault"),
             (step("at = '1s'\nfault = 'kill'\nzone = 'a'\nfor = '0s'"), "steps[0].for"),
             (step("at = '1s'\nfault = 'kill'\nzone = 'a'\nfor = '1s'\nfrom = ['b']"), "steps[0].from"),

@@ -167,7 +167,7 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
         cluster.heal(&cluster.ids().collect::<Vec<u64>>()).await;
         cluster.mended(MENDED).await?;
     }
-    let core: Vec<u64> = match changes_members(plan) {
+    let core: Vec<u64> = match plan.changes_members() {
         // Who votes now is not known here.
         true => cluster.ids().collect(),
         false => plan.core.iter().filter_map(|name| node_id(name)).collect(),
@@ -184,7 +184,7 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
     cluster.part(&core, &others, -1);
     cluster.part(&others, &others, -1);
     cluster.heal(&others).await;
-    if changes_members(plan) {
+    if plan.changes_members() {
         members::mend(cluster, &cluster.first_voters()).await?;
     }
     sleep(Duration::from_secs(2)).await;
@@ -194,12 +194,6 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
     }
     let finals = cluster.settled(SETTLE).await?;
     Ok(Happened { finals, liveness })
-}
-
-fn changes_members(plan: &Plan) -> bool {
-    use plan::FaultKind::{AddMember, PromoteMember, RemoveMember, ReplaceMember};
-    let change = [AddMember, PromoteMember, RemoveMember, ReplaceMember];
-    plan.faults.iter().any(|fault| change.contains(&fault.kind))
 }
 
 fn places(plan: &Plan) -> Places {

@@ -24,7 +24,7 @@ use crate::raft::proposer::Proposed;
 use crate::repair::supervise;
 use crate::room::watch_disk;
 use crate::scrub::scrub;
-use admission::{Admission, Said, may_take_part};
+use admission::{Admission, Said, may_take_part, registered_by};
 
 const HELLO_TIMEOUT: Duration = Duration::from_millis(800);
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
@@ -234,14 +234,26 @@ async fn propose(node: &Node, command: Command) {
     }
 }
 
+/// Whether this node's id is another directory's, and not only as far as this node has applied: one that replaces a lost directory
+/// passes what was registered before on its way through the log.
+async fn is_still_registered(node: &Node, applied: u64) -> bool {
+    let heard: Vec<Said> = hello_all(node).await.values().map(Said::from).collect();
+    if heard.iter().all(|said| said.applied <= applied) {
+        // Nobody knows better.
+        return true;
+    }
+    registered_by(heard.iter()).is_some_and(|known| known != node.identity.incarnation())
+}
+
 /// Keeps the cluster id in the identity, and notices that this node's id has become another directory's.
 async fn follow_group_zero(node: Arc<Node>) {
     let mut zero = node.groups.when_running(0).await;
     let mut applied = zero.state().applied();
     loop {
-        let (cluster_id, registered) = {
+        let (cluster_id, registered, applied_index) = {
             let ledger = zero.state().ledger();
-            (ledger.cluster_id(), ledger.registered_incarnation(node.identity.node_id()))
+            let applied_index = ledger.applied().map_or(0, |(_, index)| index);
+            (ledger.cluster_id(), ledger.registered_incarnation(node.identity.node_id()), applied_index)
         };
         if let Some(id) = cluster_id {
             let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -250,7 +262,9 @@ async fn follow_group_zero(node: Arc<Node>) {
                 return;
             }
         }
-        if let Some(other) = registered.filter(|known| *known != node.identity.incarnation()) {
+        if let Some(other) = registered.filter(|known| *known != node.identity.incarnation())
+            && is_still_registered(&node, applied_index).await
+        {
             node.failure.send_replace(Some(format!(
                 "node {} is registered with incarnation {other}, this data directory is {}",
                 node.name,
@@ -258,7 +272,7 @@ async fn follow_group_zero(node: Arc<Node>) {
             )));
             return;
         }
-        if cluster_id.is_some() && registered.is_some() {
+        if cluster_id.is_some() && registered == Some(node.identity.incarnation()) {
             return;
         }
         tokio::select! {

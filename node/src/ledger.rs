@@ -440,7 +440,7 @@ impl Ledger {
     /// How many entries the journals of this group have.
     #[must_use]
     pub fn entry_count(&self) -> u64 {
-        self.journals.iter().map(|journal| journal.head.seq).sum()
+        self.journals.iter().fold(0, |sum, journal| sum.saturating_add(journal.head.seq))
     }
 
     /// Where the entry with this seq is; none if the journal has none.

@@ -14,6 +14,7 @@
 //! followers costs one attempt and not every second one: followers forward. While an answer is late, the other nodes are asked
 //! who leads, so that a leader behind a silent network is left as soon as there is another.
 
+mod appender;
 mod attempt;
 mod backoff;
 mod error;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 
+pub use appender::Appender;
 pub use error::ClientError;
 pub use options::ClientOptions;
 pub use stream::EntryStream;

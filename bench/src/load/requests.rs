@@ -34,6 +34,8 @@ pub(crate) struct Work {
     pub(crate) read_percent: u64,
     /// What reads ask for.
     pub(crate) consistency: v1::Consistency,
+    /// A closed loop's appends are a call each, not messages of a client's stream.
+    pub(crate) unary: bool,
 }
 
 /// One request.
@@ -150,6 +152,7 @@ mod tests {
                 hot_percent,
                 read_percent,
                 consistency: v1::Consistency::Linearizable,
+                unary: false,
             },
             warm_up: Duration::ZERO,
             measured: Duration::ZERO,

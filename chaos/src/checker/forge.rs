@@ -201,8 +201,18 @@ impl Forge {
         let Outcome::Appended { receipts } = self.outcome(op) else { panic!("no receipts") };
         for receipt in receipts {
             let zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
-            receipt.attested = Some(Attested { class, degraded, zones });
+            receipt.attested = Some(Attested { class, degraded, inherited: false, zones });
         }
+    }
+
+    /// As `attest`, by a leader that knows the class from the log.
+    pub(super) fn attest_inherited(&mut self, op: u64, class: Class, zones: &[&str]) {
+        self.attest(op, class, false, zones);
+        let Outcome::Appended { receipts } = self.outcome(op) else { panic!("no receipts") };
+        receipts
+            .iter_mut()
+            .filter_map(|receipt| receipt.attested.as_mut())
+            .for_each(|told| told.inherited = true);
     }
 
     pub(super) fn vote(&mut self, node: &str, term: u64, for_node: u64, committed: bool) {

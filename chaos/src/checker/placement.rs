@@ -3,8 +3,9 @@
 //! degraded on a replica of every site, and every zone that the receipt names holds it. Zones and sites of which no replica
 //! is left are excused; whether the entry is there at all is `acknowledged`'s.
 //!
-//! A receipt names the zones that were known at its moment: at least these. A leader that has just been elected knows from
-//! the log that an entry is placed, and not yet where; so how many are named is not judged.
+//! The zones that a receipt names must by themselves show the class that it says was reached: two zones, or every site. A leader that
+//! has just been elected may know from the log that an entry is placed, and not yet where; its receipts say so (`inherited`), and
+//! name at least some of the zones, perhaps none.
 //!
 //! Judged only where receipts attest something and the header says where nodes stand.
 
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use tercet_proto::canonical::EntryView;
 
 use super::{Evidence, Findings};
-use crate::history::{Call, Class, FinalLog, Places};
+use crate::history::{Attested, Call, Class, FinalLog, Place, Places};
 
 /// Fewest zones of class `city`.
 const CITY_ZONES: usize = 2;
@@ -45,6 +46,10 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
             {
                 findings.add(format!("{who}: it had asked for {asked:?}, and is not marked degraded"));
             }
+            if let Some(missing) = too_weak(attested, places) {
+                findings
+                    .add(format!("{who}: its receipt says {:?} and names {missing}", attested.reliable()));
+            }
             let holders = || logs.iter().filter(|log| log.keys.contains(receipt.key.as_str()));
             if holders().next().is_none() {
                 continue;
@@ -65,6 +70,26 @@ pub(super) fn check(evidence: &Evidence<'_>, findings: &mut Findings) {
             }
         }
     }
+}
+
+/// What the named zones lack of the class that the receipt says was reached.
+fn too_weak(attested: &Attested, places: &Places) -> Option<String> {
+    if attested.inherited {
+        return None;
+    }
+    let named = |place: &&Place| attested.zones.contains(&place.zone);
+    let zones =
+        |all: &mut dyn Iterator<Item = &Place>| all.map(|place| place.zone.clone()).collect::<BTreeSet<_>>();
+    let sites =
+        |all: &mut dyn Iterator<Item = &Place>| all.map(|place| place.site.clone()).collect::<BTreeSet<_>>();
+    let there_are = zones(&mut places.values()).len();
+    let (held, reached) =
+        (zones(&mut places.values().filter(named)), sites(&mut places.values().filter(named)));
+    if held.len() < CITY_ZONES.min(there_are) {
+        return Some(format!("{held:?}, not two zones"));
+    }
+    (attested.reliable() == Class::Geo && reached.len() < sites(&mut places.values()).len())
+        .then(|| format!("zones in {reached:?} only"))
 }
 
 /// One final log: what is in it, and where replicas hold it.

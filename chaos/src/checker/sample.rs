@@ -73,6 +73,10 @@ const FORGERIES: &[Forgery] = &[
     ("broken-chain", Some("chain"), |forge| forge.log.entries[1].entry_hash.0[0] ^= 1),
     ("two-leaders", Some("leaders"), |forge| forge.observe(17_000_000, "c1", 2, "leader")),
     ("vote-that-goes-back", Some("votes"), |forge| forge.vote("b1", 1, 1, false)),
+    ("class-that-its-zones-do-not-show", Some("placement"), |forge| {
+        forge.attest(1, Class::Geo, false, &["a", "b"]);
+    }),
+    ("zones-that-a-new-leader-does-not-know", None, |forge| forge.attest_inherited(1, Class::Geo, &["b"])),
     ("zone-that-does-not-hold-it", Some("placement"), |forge| {
         forge.attest(1, Class::City, false, &["a", "moon"]);
     }),

@@ -7,6 +7,7 @@
 //! same data; a node that ends unasked is an error; dropping the cluster kills every process.
 
 mod blows;
+mod replace;
 mod settle;
 mod topology;
 mod votes;

@@ -57,7 +57,10 @@ pub struct Attested {
     /// Acknowledged as a weaker class than was asked for.
     #[serde(default)]
     pub degraded: bool,
-    /// The zones that hold it.
+    /// The class is known from the log, and `zones` need not show it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherited: bool,
+    /// Zones that hold it.
     #[serde(default)]
     pub zones: Vec<String>,
 }

@@ -1,5 +1,5 @@
 //! What a receipt attests is true at the instant when it is given: the class is reached, every zone that it names holds the
-//! entry on a disk, and the zones that it names are enough for the class.
+//! entry on a disk, and the zones that it names are enough for the class, unless it says that the leader inherited that.
 
 use std::collections::BTreeSet;
 
@@ -34,13 +34,14 @@ pub(super) fn check(
     {
         return wrong(&format!("zone {zone} does not hold it"));
     }
-    if zones.len() < 2 {
+    // A leader that has it from the one before may not have heard yet from all zones that hold it.
+    if zones.len() < 2 && !said.inherited {
         return wrong("class city takes two zones");
     }
     let in_zones = |place: &&tercet_node::placement::Voter| zones.contains(&place.zone);
     let places = (1..).map_while(|node| electorates.place(node));
     let sites: BTreeSet<&String> = places.filter(in_zones).map(|place| &place.site).collect();
-    if reached == Class::Geo && sites.len() < electorates.sites.len() {
+    if reached == Class::Geo && sites.len() < electorates.sites.len() && !said.inherited {
         return wrong("class geo takes every site");
     }
     if said.degraded && reached == Class::Geo {
@@ -77,6 +78,7 @@ mod tests {
                 zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
                 durability_class: v1::DurabilityClass::from(class).into(),
                 degraded,
+                inherited: false,
             };
             check(LogPoint { term: 2, index: 7 }, &said, Instant::now(), &disks, &electorates)
         };

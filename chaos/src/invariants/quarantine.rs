@@ -44,6 +44,11 @@ impl Quarantine {
         })
     }
 
+    /// Nothing that a node held counts any more.
+    pub(super) fn wiped(&mut self, node: u64) {
+        self.0.remove(&node);
+    }
+
     /// A node votes or acknowledges.
     pub(super) fn speaks(&self, node: u64, what: &str) -> Result<(), String> {
         if self.0.contains(&node) {

@@ -59,6 +59,7 @@ pub(super) async fn carry(dialler: TcpStream, route: Route, seed: u64) {
     let ages = (forward.age(), backward.age());
     forward.counters.connections.fetch_add(1, Ordering::Relaxed);
     if !wait_until_open(&dialler, forward, backward).await {
+        forward.counters.given_up.fetch_add(1, Ordering::Relaxed);
         return;
     }
     if forward.shape().reset || backward.shape().reset {

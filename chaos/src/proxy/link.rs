@@ -102,6 +102,8 @@ pub struct LinkCounts {
     pub resets: u64,
     /// Connections that became half-open: the sender's end stayed, the receiver's was reset.
     pub half_opens: u64,
+    /// Connections that their dialler closed while they waited for a blackhole to heal.
+    pub given_up: u64,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +113,7 @@ pub(super) struct Counters {
     pub(super) connections: AtomicU64,
     pub(super) resets: AtomicU64,
     pub(super) half_opens: AtomicU64,
+    pub(super) given_up: AtomicU64,
 }
 
 /// One direction between two endpoints.
@@ -196,6 +199,7 @@ impl Link {
             connections: read(&self.counters.connections),
             resets: read(&self.counters.resets),
             half_opens: read(&self.counters.half_opens),
+            given_up: read(&self.counters.given_up),
         }
     }
 

@@ -117,7 +117,12 @@ async fn a_dialler_that_gives_up_is_not_dialled_on() {
     let mut a = TcpStream::connect(pair.proxy).await.unwrap();
     a.write_all(b"never mind").await.unwrap();
     drop(a);
-    tokio::time::sleep(QUIET).await;
+    let noticed = async {
+        while pair.link(A, B).counts().given_up == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, noticed).await.unwrap();
     pair.link(A, B).lift(1);
     assert!(timeout(QUIET, pair.listener.accept()).await.is_err());
 }

@@ -21,9 +21,12 @@ fn gaps_are_found_where_they_touch_the_window() {
 #[test]
 fn each_fault_is_charged_until_the_next_begins() {
     let fault = |fault, begin| FaultSpan { fault, what: String::new(), begin, end: Some(begin + 5) };
-    let reports = acknowledgements().around(&[fault(1, 15), fault(2, 105)]);
+    let reports = acknowledgements()
+        .around(&[fault(1, 15), fault(2, 105)], &[(1, 2), (2, 15), (3, 40), (5, 105)].into());
     let rto: Vec<f64> = reports.iter().map(|report| report.rto_ms * 1e6).collect();
     assert_eq!(rto, [80.0, 190.0]);
+    let changes: Vec<u64> = reports.iter().map(|report| report.leader_changes).collect();
+    assert_eq!(changes, [2, 1], "the first leader is nobody's fault");
 }
 
 fn report() -> (Report, crate::history::History) {
@@ -51,7 +54,7 @@ fn report() -> (Report, crate::history::History) {
         packets_dropped: None,
         judgement: None,
         rto_ms: acknowledgements.rto_ms(),
-        faults: acknowledgements.around(&history.faults),
+        faults: acknowledgements.around(&history.faults, &terms_led(&history)),
         leaders: leaders(&history),
         links: Vec::new(),
         unmet: vec!["more <was> expected".into()],

@@ -29,6 +29,8 @@ pub(super) struct StepFile {
     jitter: Option<Span>,
     bytes_per_second: Option<u64>,
     writes: Option<Writes>,
+    gap_at_most: Option<Span>,
+    leader_changes_at_most: Option<u64>,
 }
 
 /// What is expected of appends while a fault lasts.
@@ -75,6 +77,10 @@ pub struct Step {
     pub lasts: Option<Duration>,
     /// What is expected of appends while it lasts.
     pub writes: Option<Writes>,
+    /// No time without an acknowledgement is longer until the next step; none: as for the whole scenario.
+    pub gap_at_most: Option<Duration>,
+    /// So many times another node, or the same one in another term, begins to lead until the next step, at most.
+    pub leader_changes_at_most: Option<u64>,
 }
 
 impl StepFile {
@@ -107,6 +113,8 @@ impl StepFile {
             target,
             lasts: self.lasts.map(Duration::from),
             writes: self.writes,
+            gap_at_most: self.gap_at_most.map(Duration::from),
+            leader_changes_at_most: self.leader_changes_at_most,
         })
     }
 
@@ -181,6 +189,7 @@ impl StepFile {
         Ok(match self.fault.as_str() {
             "kill" => Blow::Kill,
             "wipe" => Blow::Wipe,
+            "replace" => Blow::Replace,
             "pause" => Blow::Pause,
             "power-loss" => Blow::PowerLoss,
             "fill" => Blow::Fill,
@@ -197,8 +206,7 @@ impl StepFile {
                 bytes_per_second: self.bytes_per_second,
             }),
             other => {
-                let known =
-                    "blackhole, reset, half-open, slow, kill, wipe, pause, power-loss, fill and stall";
+                let known = "blackhole, reset, half-open, slow, kill, wipe, replace, pause, power-loss, fill and stall";
                 return invalid(
                     format!("{field}.fault"),
                     format!("{other:?} is not known; there are {known}"),

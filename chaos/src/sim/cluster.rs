@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::client::SimLedger;
 use super::net::Net;
 use super::node::{Common, SimNode};
-use super::plan::{NODES, Plan};
+use super::plan::{FaultKind, NODES, Plan};
 use super::trace::Trace;
 use crate::history::{BalanceRow, FinalEntry, FinalLog, HexBytes, Recorder};
 use crate::invariants::Witness;
@@ -37,6 +37,8 @@ pub struct Cluster {
     /// The history.
     pub recorder: Recorder,
     nodes: Vec<Arc<SimNode>>,
+    /// So many nodes may lack something that they once held, at the same time.
+    most_ailing: usize,
     /// The node whose data directory is lost, and whether it voted. It must not start before it is no member any more.
     lost: Mutex<Option<(u64, bool)>>,
 }
@@ -66,7 +68,9 @@ impl Cluster {
         let known: Vec<Voter> = known.collect();
         let vote: Vec<u64> = topology.voters().map(|voter| voter.id).collect();
         let voters: Vec<Voter> = known.iter().filter(|one| vote.contains(&one.node_id)).cloned().collect();
-        let witness = Arc::new(Witness::new(&known, vote.into_iter().collect(), trace.clone()));
+        let clocks_agree = plan.faults.iter().all(|fault| fault.kind != FaultKind::Skew);
+        let voting = vote.into_iter().collect();
+        let witness = Arc::new(Witness::new(&known, voting, clocks_agree, trace.clone()));
         let log_options = LogOptions {
             segment_bytes: SEGMENT_BYTES,
             batch_limit_bytes: 64 << 10,
@@ -87,7 +91,9 @@ impl Cluster {
         };
         let nodes =
             NODES.iter().zip(1..).map(|((name, _), id)| Arc::new(SimNode::new(id, name, common.clone())));
-        Ok(Self { nodes: nodes.collect(), common, recorder, lost: Mutex::default() })
+        // Where members change, the voters may be fewer.
+        let most_ailing = if plan.changes_members() { 1 } else { (common.voters.len() - 1) / 2 };
+        Ok(Self { nodes: nodes.collect(), most_ailing, common, recorder, lost: Mutex::default() })
     }
 
     /// The trace.
@@ -222,15 +228,22 @@ impl Cluster {
         }
     }
 
-    /// Whether one more node may lose what it holds: a majority must be whole at every moment.
+    /// Whether this node may lose something that it holds now: a majority must be whole at every moment.
     pub fn may_ail(&self, id: u64) -> bool {
-        let others = self.nodes.iter().filter(|node| node.id != id && node.ails().is_some()).count();
-        (others + 1) * 2 < self.nodes.len()
+        let is_hit = |node: &&Arc<SimNode>| node.ails().is_some() || self.is_lost(node.id).is_some();
+        let others = self.nodes.iter().filter(|node| node.id != id).filter(is_hit).count();
+        others < self.most_ailing && self.is_lost(id).is_none()
+    }
+
+    /// What nodes lack that they once held. A lost data directory is not among it: the node comes back as another.
+    fn ailing(&self) -> impl Iterator<Item = String> + '_ {
+        let there = self.nodes.iter().filter(|node| self.is_lost(node.id).is_none());
+        there.filter_map(|node| Some(format!("{}: {}", node.name, node.ails()?)))
     }
 
     /// Whether no node lacks anything that it once held.
     pub fn is_whole(&self) -> bool {
-        self.nodes.iter().all(|node| node.ails().is_none())
+        self.ailing().next().is_none()
     }
 
     /// Waits until no node lacks anything that it once held.
@@ -240,9 +253,7 @@ impl Cluster {
     pub async fn mended(&self, patience: Duration) -> Result<(), Unmet> {
         let deadline = Instant::now() + patience;
         loop {
-            let mut ailing =
-                self.nodes.iter().filter_map(|node| Some(format!("{}: {}", node.name, node.ails()?)));
-            let Some(first) = ailing.next() else { return Ok(()) };
+            let Some(first) = self.ailing().next() else { return Ok(()) };
             if Instant::now() > deadline {
                 return Err(format!(
                     "liveness: in {patience:?} after healing a node is not repaired: {first}"

@@ -48,6 +48,11 @@ impl Durable {
         self.holds(term, index) || self.rotten.get(&index) == Some(&term)
     }
 
+    /// Whether there is an entry at `index`, or was until rot took it.
+    pub fn knows_of(&self, index: u64) -> bool {
+        self.terms.contains_key(&index) || self.rotten.contains_key(&index)
+    }
+
     /// What a restart has found instead of this: notes which entries are missing.
     pub fn followed_by(&self, mut found: Self) -> Self {
         let all = self.terms.iter().chain(&self.rotten);
@@ -135,7 +140,9 @@ impl PacedDisk {
 
     /// The log is whole again: what was lost at its end and has not come back was dropped.
     pub fn repaired(&self) {
-        self.pace().durable.rotten.clear();
+        let durable = &mut self.pace().durable;
+        let dropped = std::mem::take(&mut durable.rotten);
+        durable.truncated.extend(dropped.into_iter().map(|(index, term)| (term, index)));
     }
 
     /// What was durable for certain: what an interrupted truncation may have dropped is not.

@@ -52,6 +52,7 @@ async fn change(cluster: &Cluster, change: MemberChange, over: Instant) -> Resul
             why = match answer {
                 Ok(Ok(Ok(members))) => {
                     cluster.trace().event(format_args!("{change:?}: {members:?}"));
+                    cluster.common.witness.members(&members.voters);
                     return Ok(members);
                 }
                 Ok(Ok(Err(refusal))) => refusal.to_string(),
@@ -67,11 +68,11 @@ async fn change(cluster: &Cluster, change: MemberChange, over: Instant) -> Resul
     }
 }
 
-/// The node's data directory is lost, if no other node's is.
+/// The node's data directory is lost, if no other node has lost anything.
 fn lose(cluster: &Cluster, id: u64) {
     let Some(node) = cluster.node(id) else { return };
     let is_voter = cluster.members().is_some_and(|members| members.voters.contains(&id));
-    if cluster.losing(id, is_voter) {
+    if cluster.may_ail(id) && cluster.losing(id, is_voter) {
         node.kill(PowerLoss::LosesAll);
         cluster.trace().event(format_args!("{} has lost its data directory", node.name));
     }
@@ -82,6 +83,10 @@ async fn come_back(cluster: &Arc<Cluster>, id: u64, over: Instant) -> Result<(),
     let Some(node) = cluster.node(id) else { return Ok(()) };
     let Some(voted) = cluster.is_lost(id) else { return Err("another node is lost".into()) };
     change(cluster, MemberChange::Remove(id), over).await?;
+    if cluster.is_lost(id).is_none() {
+        // The fault's own attempt and the mending meet here; the other one was first.
+        return Ok(());
+    }
     cluster.common.witness.wiped(id);
     node.wipe();
     cluster.found(id);
@@ -112,6 +117,7 @@ pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), U
                 Err(why) if Instant::now() >= over => return Err(unmet(why)),
                 Err(_) => drop(change(cluster, MemberChange::Add(id), Instant::now()).await),
             }
+            sleep(PAUSE).await;
         };
         debug_assert!(now.voters.contains(&id));
     }
@@ -124,6 +130,7 @@ pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), U
             if cluster.leader() == Some(id) {
                 super::faults::transfer(cluster, voters[0]).await;
             }
+            sleep(PAUSE).await;
         }
     }
     Ok(())

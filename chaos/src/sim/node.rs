@@ -39,7 +39,7 @@ use crate::invariants::Witness;
 /// The group.
 pub const GROUP: u32 = 0;
 /// The simulated wall clock at the beginning: microseconds since 1970.
-const EPOCH_US: i64 = 1_767_571_200_000_000;
+pub const EPOCH_US: i64 = 1_767_571_200_000_000;
 /// The number of a node's first data directory.
 const FIRST_INCARNATION: u64 = 1;
 /// How often a node looks at the room on its disk, as in production.

@@ -151,6 +151,14 @@ impl Plan {
         }
     }
 
+    /// Whether who belongs to the group changes.
+    #[must_use]
+    pub fn changes_members(&self) -> bool {
+        use FaultKind::{AddMember, PromoteMember, RemoveMember, ReplaceMember};
+        let change = [AddMember, PromoteMember, RemoveMember, ReplaceMember];
+        self.faults.iter().any(|fault| change.contains(&fault.kind))
+    }
+
     /// Reads a file.
     ///
     /// # Errors

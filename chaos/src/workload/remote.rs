@@ -111,7 +111,12 @@ pub(crate) fn attested(attestation: v1::Attestation) -> Attested {
         v1::DurabilityClass::Geo => Class::Geo,
         _ => Class::City,
     };
-    Attested { class, degraded: attestation.degraded, zones: attestation.zones }
+    Attested {
+        class,
+        degraded: attestation.degraded,
+        inherited: attestation.inherited,
+        zones: attestation.zones,
+    }
 }
 
 impl Ledger for Remote {

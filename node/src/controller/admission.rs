@@ -23,6 +23,8 @@ pub(super) struct Said {
     pub registered: u64,
     /// Who votes in group 0, as far as it knows.
     pub members: Electorate,
+    /// How far it has applied group 0.
+    pub applied: u64,
 }
 
 impl From<&v1::HelloResponse> for Said {
@@ -31,6 +33,7 @@ impl From<&v1::HelloResponse> for Said {
             knows_cluster: answer.header.as_ref().is_some_and(|header| !header.cluster_id.is_empty()),
             registered: answer.registered_incarnation,
             members: electorate::from_wire(answer.members.as_ref()),
+            applied: answer.applied_index,
         }
     }
 }
@@ -56,8 +59,7 @@ pub(super) fn may_take_part(
     first: &Electorate,
     said: &BTreeMap<u64, Said>,
 ) -> Admission {
-    let other = said.values().map(|said| said.registered).find(|known| *known != 0 && *known != incarnation);
-    if let Some(registered) = other {
+    if let Some(registered) = registered_by(said.values()).filter(|known| *known != incarnation) {
         return Admission::Wiped { registered };
     }
     let members = said.values().map(|said| said.members.clone()).fold(first.clone(), Electorate::newest);
@@ -68,6 +70,12 @@ pub(super) fn may_take_part(
         members.meets_every_majority_without(own, is_heard)
     };
     if enough { Admission::Granted } else { Admission::NotYet }
+}
+
+/// Whose id it is by whoever knows best; none: nobody's. A node that is behind may not have heard yet that a lost directory's id
+/// was loosed.
+pub(super) fn registered_by<'s>(said: impl Iterator<Item = &'s Said>) -> Option<u64> {
+    said.max_by_key(|said| said.applied).map(|said| said.registered).filter(|known| *known != 0)
 }
 
 #[cfg(test)]
@@ -82,7 +90,16 @@ mod tests {
     }
 
     fn says(registered: u64, members: &Electorate) -> Said {
-        Said { knows_cluster: members.at.1 > 1, registered, members: members.clone() }
+        Said { knows_cluster: members.at.1 > 1, registered, members: members.clone(), applied: 9 }
+    }
+
+    #[test]
+    fn who_is_behind_does_not_know_that_an_id_was_loosed() {
+        let said = |applied, registered| Said { applied, ..says(registered, &formed(&[&[1, 2, 4]])) };
+        let of = |said: &[Said]| registered_by(said.iter());
+        assert_eq!(of(&[said(7, 5), said(9, 0), said(8, 5)]), None);
+        assert_eq!(of(&[said(7, 5), said(9, 6)]), Some(6), "and given away again");
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

@@ -15,8 +15,8 @@ pub(super) struct Catalog {
     /// Journals per group.
     used: BTreeMap<u32, u64>,
     pub(super) incarnations: BTreeMap<u64, u64>,
-    /// Index writes of the next checkpoint.
-    changed: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Index writes of the next checkpoint, each key once: a node's id may be loosed and bound again between two.
+    changed: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Catalog {
@@ -27,7 +27,7 @@ impl Catalog {
         }
         self.cluster = Some((cluster_id, groups));
         let value = [cluster_id.as_slice(), &groups.to_le_bytes()].concat();
-        self.changed.push((store::prefix(group, TAG_CLUSTER), value));
+        self.changed.insert(store::prefix(group, TAG_CLUSTER), value);
         ((cluster_id, groups), true)
     }
 
@@ -42,7 +42,7 @@ impl Catalog {
         self.note_mapping(name, chosen);
         let mut key = store::prefix(group, TAG_NAME);
         key.extend_from_slice(name.as_bytes());
-        self.changed.push((key, chosen.to_le_bytes().to_vec()));
+        self.changed.insert(key, chosen.to_le_bytes().to_vec());
         (chosen, true)
     }
 
@@ -60,12 +60,12 @@ impl Catalog {
         self.incarnations.insert(node_id, incarnation);
         let mut key = store::prefix(group, TAG_NODE);
         key.extend_from_slice(&node_id.to_be_bytes());
-        self.changed.push((key, incarnation.to_le_bytes().to_vec()));
+        self.changed.insert(key, incarnation.to_le_bytes().to_vec());
         (incarnation, true)
     }
 
     pub(super) fn take_changed(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        std::mem::take(&mut self.changed)
+        std::mem::take(&mut self.changed).into_iter().collect()
     }
 
     pub(super) fn restore(group: u32, index: &dyn KeyIndex) -> Result<Self, LedgerError> {

@@ -22,6 +22,8 @@ use super::{
     store::TAG_REGIME,
 };
 
+/// What a checkpoint says of the number of keys is believed up to here; the filter grows for those beyond.
+const EXPECTED_KEYS_MAX: usize = 1 << 22;
 /// A checkpoint is due when so many entries have been applied since the last, or, in a large ledger, a part of all of them ...
 const CHECKPOINT_ENTRIES_MIN: u64 = 50_000;
 const RUNS_WANTED: u64 = 16;
@@ -157,8 +159,8 @@ impl Ledger {
             ledger.regime = RegimeState::decode(&value)?;
         }
         ledger.restore_journals(keys.as_ref())?;
-        let expected = usize::try_from(ledger.entry_count()).unwrap_or(usize::MAX / 2);
-        ledger.keys = Keys::new(group, keys, expected.saturating_add(expected / 2));
+        let expected = usize::try_from(ledger.entry_count()).unwrap_or(usize::MAX).min(EXPECTED_KEYS_MAX);
+        ledger.keys = Keys::new(group, keys, expected + expected / 2);
         ledger.keys.load()?;
         Ok(ledger)
     }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! vote        version=1 u8 | term u64 | node u64 | committed u8                              18 bytes, little-endian
-//! membership  version=1 u8 | configs u8 | per config: voters u16, ids u64.. | nodes u16, ids u64..
+//! membership  version=1 u8 | configs u8 | per config: voters u16, ids u64.. | nodes u16, ids u64..     ids ascending
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,16 +112,9 @@ pub fn decode_membership(bytes: &[u8]) -> Result<Membership, CodecError> {
     cursor.version()?;
     let mut configs = Vec::new();
     for _ in 0..cursor.u8()? {
-        let mut config = BTreeSet::new();
-        for _ in 0..cursor.u16()? {
-            config.insert(cursor.u64()?);
-        }
-        configs.push(config);
+        configs.push(cursor.ids()?);
     }
-    let mut nodes = BTreeMap::new();
-    for _ in 0..cursor.u16()? {
-        nodes.insert(cursor.u64()?, ());
-    }
+    let nodes: BTreeMap<u64, ()> = cursor.ids()?.into_iter().map(|id| (id, ())).collect();
     cursor.end()?;
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
@@ -269,6 +262,19 @@ impl<'a> Cursor<'a> {
 
     fn u64(&mut self) -> Result<u64, CodecError> {
         Ok(u64::from_le_bytes(self.take()?))
+    }
+
+    /// A count and so many ids, in ascending order: a set has one encoding.
+    fn ids(&mut self) -> Result<BTreeSet<u64>, CodecError> {
+        let mut ids = BTreeSet::new();
+        for _ in 0..self.u16()? {
+            let id = self.u64()?;
+            if ids.last().is_some_and(|last| *last >= id) {
+                return Err(CodecError::new(self.what, format!("id {id} is out of order")));
+            }
+            ids.insert(id);
+        }
+        Ok(ids)
     }
 
     fn end(&self) -> Result<(), CodecError> {

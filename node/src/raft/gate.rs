@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use self::contact::Contacts;
 use super::proposer::Clock;
 use super::runtime::watch;
-use crate::placement::{Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, holders};
+use crate::placement::{Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, holders, watermark};
 
 pub use self::contact::ProofPart;
 
@@ -197,7 +197,11 @@ impl Gate {
         let drained = self.lead_locked(&mut inner, term);
         drop(inner);
         release_unknown(drained);
-        self.local_flushed(self.log.state(self.group).durable_last.map_or(0, |point| point.index));
+        self.local_flushed(self.durable());
+    }
+
+    fn durable(&self) -> u64 {
+        self.log.state(self.group).durable_last.map_or(0, |point| point.index)
     }
 
     fn lead_locked(&self, inner: &mut Inner, term: u64) -> Vec<Waiting> {
@@ -206,9 +210,12 @@ impl Gate {
             return Vec::new();
         }
         let floor = self.placed().known;
+        let mut acks = Acks::new(term, floor.city, floor.geo);
+        // Its own disk holds what it holds, whatever others have yet to tell.
+        acks.acknowledge(term, self.node_id, self.durable());
         inner.leading = Some(Leading {
             term,
-            acks: Acks::new(term, floor.city, floor.geo),
+            acks,
             contacts: Contacts::new(Instant::now()),
             inherited: self.log.state(self.group).last.map_or(0, |point| point.index),
             is_placing: false,
@@ -394,12 +401,14 @@ fn release_unknown(drained: impl IntoIterator<Item = Waiting>) {
     drained.into_iter().for_each(|waiting| (waiting.held)(Release::Demoted));
 }
 
-/// What is known of an index' placement when a reply of `asked` is released.
+/// What is known of an index' placement when a reply of `asked` is released. The class may be known from a watermark that travelled
+/// here, with a proposal or from another leader; the zones are those that have told this leader.
 fn attest(voters: &[Voter], acks: &Acks, placed: Placed, asked: Class, index: u64) -> v1::Attestation {
     let reached = if index <= placed.known.geo { Class::Geo } else { Class::City };
     v1::Attestation {
         zones: holders(voters, acks.by_node(), index),
         durability_class: v1::DurabilityClass::from(reached).into(),
         degraded: reached < asked,
+        inherited: index > watermark(reached, voters, acks.by_node()),
     }
 }

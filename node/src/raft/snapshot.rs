@@ -46,11 +46,16 @@ fn put_id(out: &mut Vec<u8>, id: Option<&LogId>) {
     out.extend_from_slice(&id.map_or(0, |id| id.index).to_le_bytes());
 }
 
-fn get_id(bytes: &[u8; ID_BYTES]) -> Option<LogId> {
+/// One encoding for each: no id is all zeros.
+fn get_id(bytes: &[u8; ID_BYTES]) -> Result<Option<LogId>, SnapshotError> {
     let (mut term, mut index) = ([0; 8], [0; 8]);
     term.copy_from_slice(&bytes[1..9]);
     index.copy_from_slice(&bytes[9..17]);
-    (bytes[0] != 0).then(|| log_id(u64::from_le_bytes(term), u64::from_le_bytes(index)))
+    match bytes[0] {
+        0 if bytes.iter().all(|byte| *byte == 0) => Ok(None),
+        1 => Ok(Some(log_id(u64::from_le_bytes(term), u64::from_le_bytes(index)))),
+        _ => Err(SnapshotError::Malformed("a log id is neither there nor absent")),
+    }
 }
 
 /// A membership and its place in the log, as checkpoints and snapshots keep it.
@@ -71,7 +76,7 @@ pub fn encode_stored_membership(stored: &StoredMembership) -> Result<Vec<u8>, Co
 pub fn decode_stored_membership(bytes: &[u8]) -> Result<StoredMembership, SnapshotError> {
     let (id, membership) =
         bytes.split_first_chunk::<ID_BYTES>().ok_or(SnapshotError::Malformed("membership is cut"))?;
-    Ok(StoredMembership::new(get_id(id), decode_membership(membership)?))
+    Ok(StoredMembership::new(get_id(id)?, decode_membership(membership)?))
 }
 
 /// A snapshot's meta record.
@@ -95,7 +100,7 @@ pub fn decode_meta(bytes: &[u8]) -> Result<SnapshotMeta, SnapshotError> {
     };
     let (id, membership) =
         rest.split_first_chunk::<ID_BYTES>().ok_or(SnapshotError::Malformed("meta is cut"))?;
-    Ok(SnapshotMeta { last_log_id: get_id(id), last_membership: decode_stored_membership(membership)? })
+    Ok(SnapshotMeta { last_log_id: get_id(id)?, last_membership: decode_stored_membership(membership)? })
 }
 
 /// Pairs as a snapshot's content.

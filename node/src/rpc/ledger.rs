@@ -15,11 +15,13 @@ use tonic::{Request, Response, Status, Streaming};
 use super::append::{append, create_journal};
 use super::{Caller, answer, read};
 use crate::node::Node;
+use crate::raft::group::Group;
 
 /// Appends of one stream that are worked on at once.
 const APPENDS_AT_ONCE: usize = 64;
 
 /// The service; one at the client address, one at the peer address.
+#[derive(Clone)]
 pub struct LedgerService {
     node: Arc<Node>,
     from_peers: bool,
@@ -34,10 +36,22 @@ impl LedgerService {
 
     /// An answer about `journal`, with the leader of its group on it.
     fn answer<T>(&self, journal: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
-        let Ok(zero) = self.node.group_zero() else { return result.map(Response::new) };
+        match self.group_of(journal) {
+            Some(group) => answer(&self.node, &group, result),
+            None => result.map(Response::new),
+        }
+    }
+
+    /// The journal's group; the first one, if it is not known where the journal is.
+    fn group_of(&self, journal: &str) -> Option<Arc<Group>> {
+        let zero = self.node.group_zero().ok()?;
         let mapped = zero.state().ledger().mapped_group(journal);
-        let mapped = mapped.and_then(|group| self.node.group(group).ok());
-        answer(&self.node, &mapped.unwrap_or(zero), result)
+        Some(mapped.and_then(|group| self.node.group(group).ok()).unwrap_or(zero))
+    }
+
+    /// The node that leads a journal's group; 0: none known.
+    fn leader_of(&self, journal: &str) -> u64 {
+        self.group_of(journal).and_then(|group| group.leader()).unwrap_or_default()
     }
 }
 
@@ -100,7 +114,7 @@ impl Ledger for LedgerService {
         let caller = Caller::of(&request, self.from_peers);
         let mut requests = request.into_inner();
         let (answers, stream) = mpsc::channel(APPENDS_AT_ONCE);
-        let node = self.node.clone();
+        let service = self.clone();
         tokio::spawn(async move {
             let mut in_work = FuturesOrdered::new();
             let mut ended = false;
@@ -108,19 +122,24 @@ impl Ledger for LedgerService {
                 tokio::select! {
                     biased;
                     Some(result) = in_work.next(), if !in_work.is_empty() => {
-                        let result: Result<v1::AppendResponse, Status> = result;
+                        let (result, leader_id): (Result<v1::AppendResponse, Status>, u64) = result;
                         let result = match result {
                             Ok(appended) => Ended::Appended(appended),
                             Err(status) => Ended::Refused(as_message(&status)),
                         };
-                        if answers.send(Ok(v1::AppendStreamResponse { result: Some(result) })).await.is_err() {
+                        let answer = v1::AppendStreamResponse { result: Some(result), leader_id };
+                        if answers.send(Ok(answer)).await.is_err() {
                             return;
                         }
                     }
                     message = requests.message(), if !ended && in_work.len() < APPENDS_AT_ONCE => match message {
                         Ok(Some(request)) => {
-                            let node = node.clone();
-                            in_work.push_back(async move { append(&node, caller, request).await });
+                            let service = service.clone();
+                            in_work.push_back(async move {
+                                let journal = request.journal.clone();
+                                let result = append(&service.node, caller, request).await;
+                                (result, service.leader_of(&journal))
+                            });
                         }
                         Ok(None) => ended = true,
                         Err(_) => return,

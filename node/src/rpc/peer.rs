@@ -142,7 +142,10 @@ impl Peer for PeerService {
         self.accept(request.header.as_ref())?;
         let from = request.header.as_ref().map_or(0, |header| header.from_node);
         let zero = self.node.group_zero().ok();
-        let registered = zero.and_then(|zero| zero.state().ledger().registered_incarnation(from));
+        let (registered, applied_index) = zero.map_or((None, 0), |zero| {
+            let ledger = zero.state().ledger();
+            (ledger.registered_incarnation(from), ledger.applied().map_or(0, |(_, index)| index))
+        });
         // A quarantined group has records.
         let running = self.node.groups.running();
         let mut fresh = running.len() == self.node.groups.count() as usize;
@@ -155,6 +158,7 @@ impl Peer for PeerService {
             registered_incarnation: registered.unwrap_or(0),
             in_reach: if request.look_around { controller::in_reach(&self.node).await } else { Vec::new() },
             members: electorate::to_wire(&repair::Host::electorate(&*self.node, 0)),
+            applied_index,
         }))
     }
 

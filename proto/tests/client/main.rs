@@ -66,6 +66,43 @@ async fn a_leader_change_is_not_seen_by_the_caller() {
 }
 
 #[tokio::test]
+async fn a_writer_with_a_stream_follows_the_leader_and_repeats_what_was_lost() {
+    let cluster = Cluster::start(3).await;
+    cluster.lead(2);
+    let client = client(&cluster, &[0]);
+    let mut appender = client.appender();
+    let mut append = async |keys: &[&str]| {
+        let receipts = appender.append(request(keys)).await.unwrap().receipts;
+        receipts.iter().map(|receipt| (receipt.seq, receipt.replayed)).collect::<Vec<_>>()
+    };
+    assert_eq!(append(&["k1"]).await, [(1, false)]);
+    let at_a_follower = cluster.appends_at(0);
+    assert_eq!(append(&["k2"]).await, [(2, false)]);
+    assert_eq!(cluster.appends_at(0), at_a_follower, "the stream still goes to the follower");
+    for (seq, script) in
+        (3..).zip([Script::CommitThenUnknown, Script::CommitThenHang, Script::CommitThenUnavailable])
+    {
+        cluster.script(2, script);
+        assert_eq!(append(&[&format!("k{seq}")]).await, [(seq, true)], "{script:?}");
+    }
+    // A leader that only goes on leading elsewhere, with its stream open.
+    cluster.lead(1);
+    assert_eq!(append(&["k6"]).await, [(6, false)]);
+    let at_the_old_leader = cluster.appends_at(2);
+    assert_eq!(append(&["k7"]).await, [(7, false)]);
+    assert_eq!(cluster.appends_at(2), at_the_old_leader);
+    let mut other = request(&["k8"]);
+    other.journal = "gone".into();
+    let error = appender.append(other).await.unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Refused(refusal) if refusal.reason == Reason::JournalNotFound),
+        "{error}"
+    );
+    assert_eq!(appender.append(request(&["k8"])).await.unwrap().receipts[0].seq, 8, "a refusal ends nothing");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_resolved_by_repeating() {
     for script in [Script::CommitThenUnknown, Script::CommitThenHang, Script::CommitThenUnavailable] {
         let cluster = Cluster::start(2).await;

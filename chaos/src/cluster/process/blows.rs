@@ -92,9 +92,20 @@ impl ProcessCluster {
     /// # Errors
     /// One had ended unasked, or the system refuses.
     pub fn wipe(&self, hit: &[Member]) -> Result<(), ClusterError> {
-        self.kill(hit)?;
+        self.lose_disks(hit)?;
         for node in self.of(hit) {
             node.process().gone = true;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL to all of them, then all that they had stored is deleted.
+    ///
+    /// # Errors
+    /// One had ended unasked, or the system refuses.
+    pub fn lose_disks(&self, hit: &[Member]) -> Result<(), ClusterError> {
+        self.kill(hit)?;
+        for node in self.of(hit) {
             tokio::task::block_in_place(|| std::fs::remove_dir_all(&node.data_dir))
                 .map_err(|error| node.error("deleting its data", &error))?;
         }

@@ -93,7 +93,7 @@ impl ProcessCluster {
 }
 
 /// A client that asks this node and no other.
-fn direct(node: &Node) -> Result<Client, ClusterError> {
+pub(super) fn direct(node: &Node) -> Result<Client, ClusterError> {
     let options = ClientOptions {
         deadline: Duration::from_secs(10),
         connect_timeout: ASK_PATIENCE,

@@ -67,6 +67,11 @@ pub(super) fn render(
         let there_and_back = plan.delay.get(zones).map_or(Duration::ZERO, |delay| Duration::from(*delay) * 2);
         *rtt_ms = (there_and_back.as_secs_f64() * 1e3).max(LEAST_RTT_MS);
     }
+    topology.durability.geo_regime = plan.geo_regime;
+    if let Some(after) = plan.degrade_after {
+        let ms = Duration::from(after).as_millis();
+        topology.durability.degrade_after_ms = u64::try_from(ms).unwrap_or(u64::MAX);
+    }
     topology.validate().map_err(|error| harness(&error))?;
     toml::to_string(&topology).map_err(|error| harness(&error))
 }

@@ -251,6 +251,7 @@ mod tests {
             recorded_at_us: 915_408_000_000_001,
             replayed: false,
             attestation: Some(v1::Attestation {
+                inherited: false,
                 zones: vec!["a".to_owned(), "b".to_owned()],
                 durability_class: DurabilityClass::City.into(),
                 degraded: false,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::support::{MapIndex, Replica, payment};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Command, Ledger, LedgerError};
 
 #[test]
 fn a_checkpoint_holds_only_what_changed() {
@@ -22,6 +22,21 @@ fn a_checkpoint_holds_only_what_changed() {
     replica.append(vec![payment("k3", "A3", 1), payment("n", "A3", 5)]);
     // meta, journal, 2 balances, 1 block of keys, 1 mark
     assert_eq!(replica.ledger.begin_checkpoint().unwrap().into_writes().len(), 6);
+}
+
+#[test]
+fn a_node_that_was_replaced_between_two_checkpoints_is_written_once() {
+    let mut replica = Replica::of_group(0);
+    let register = |incarnation| Command::RegisterNode { node_id: 4, incarnation };
+    for incarnation in [7, 0, 8] {
+        replica.command(&register(incarnation));
+    }
+    let writes = replica.ledger.begin_checkpoint().unwrap().into_writes();
+    assert!(writes.is_sorted_by(|one, other| one.0 < other.0), "the index takes no key twice");
+    replica.index.commit(writes);
+    replica.ledger.finish_checkpoint();
+    replica.restart();
+    assert_eq!(replica.ledger.registered_incarnation(4), Some(8));
 }
 
 #[test]

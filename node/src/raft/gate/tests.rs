@@ -217,6 +217,41 @@ async fn geo_is_acknowledged_as_city_while_the_regime_record_says_so() {
     assert_eq!(bed.released(), [("later", "geo", false)]);
 }
 
+/// Watermarks travel, the zones do not: who leads next knows that something is placed before it has heard where.
+#[tokio::test(start_paused = true)]
+async fn the_receipts_of_a_new_leader_name_the_zones_that_have_told_it_and_say_what_it_inherited() {
+    let bed = bed();
+    bed.gate.demote(TERM + 1);
+    bed.gate.learn(Watermarks { city: 8, geo: 5 });
+    let receipt = |index, class| {
+        let (tell, told) = mpsc::channel();
+        bed.gate.hold(TERM + 1, index, class, Box::new(move |release| drop(tell.send(release))));
+        match told.try_recv() {
+            Ok(Release::Placed(attestation)) => {
+                (attestation.durability_class(), attestation.zones.join(" "), attestation.inherited)
+            }
+            other => panic!("{index}: {other:?}"),
+        }
+    };
+    let answers = |nodes: &[u64]| {
+        nodes.iter().for_each(|node| bed.gate.acknowledged(TERM + 1, *node, 7, Some(8)));
+    };
+    let (city, geo) = (v1::DurabilityClass::City, v1::DurabilityClass::Geo);
+    // Nobody has told it of the new term yet. Its own disk is its own.
+    assert_eq!(receipt(8, Class::City), (city, "a".into(), true));
+    assert_eq!(receipt(4, Class::City), (geo, "a".into(), true));
+    answers(&[2, 3]);
+    assert_eq!(receipt(8, Class::City), (city, "a b".into(), false));
+    assert_eq!(receipt(4, Class::Geo), (geo, "a b".into(), true), "three voters in one site");
+    answers(&[5]);
+    assert_eq!(receipt(4, Class::Geo), (geo, "a b c".into(), false));
+    assert_eq!(
+        receipt(8, Class::City),
+        (city, "a b c".into(), false),
+        "of the own term nothing is placed yet"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_remote_node_is_told_what_the_leader_knew() {
     let bed = bed();

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tercet_proto::client::{LEADER_ID_METADATA, LEADER_METADATA};
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
@@ -209,9 +209,27 @@ impl v1::ledger_server::Ledger for Node {
 
     async fn append_stream(
         &self,
-        _: Request<Streaming<v1::AppendRequest>>,
+        request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
-        Err(Status::unimplemented("not used here"))
+        use v1::append_stream_response::Result as Ended;
+        let node = self.clone();
+        let answers = request.into_inner().then(move |request| {
+            let node = node.clone();
+            async move {
+                let result = match node.append(Request::new(request?)).await {
+                    Ok(appended) => Ended::Appended(appended.into_inner()),
+                    Err(status) => match Refusal::from_status(&status) {
+                        Some(refusal) => Ended::Refused(refusal.into_message()),
+                        // As when the connection breaks.
+                        None => return Err(status),
+                    },
+                };
+                let leader = node.world.leader.load(Ordering::SeqCst);
+                let leader_id = if leader < node.world.nodes.len() { leader as u64 + 1 } else { 0 };
+                Ok(v1::AppendStreamResponse { result: Some(result), leader_id })
+            }
+        });
+        Ok(self.answer(Box::pin(answers) as Self::AppendStreamStream))
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
