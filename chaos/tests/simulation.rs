@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use tercet_chaos::sim::plan::Plan;
+use tercet_chaos::sim::plan::{Fault, FaultKind, Plan};
 
 /// Enough for crashes and cuts, short enough for a build without optimisation.
 const FAULTY_MS: u64 = 6_000;
@@ -49,6 +49,38 @@ fn equal_plans_give_equal_hashes_in_processes_of_their_own() {
         hashes.insert(line);
     }
     assert_eq!(hashes.len(), 3, "every seed goes its own way");
+}
+
+#[test]
+fn what_rot_takes_comes_back_from_the_other_nodes() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut plan = Plan::of_seed(1);
+    let rot = |(at_ms, node): (u64, &str)| Fault {
+        at_ms,
+        for_ms: 300,
+        kind: FaultKind::Rot,
+        shape: String::new(),
+        nodes: vec![node.to_owned()],
+        links: Vec::new(),
+        amount: 3,
+    };
+    let whom = ["b1", "leader", "c1", "a2", "leader", "b2"];
+    plan.faults = (1..).map(|turn| turn * 1_000).zip(whom).map(rot).collect();
+    plan.faulty_ms = 8_000;
+    let (file, trace) = (dir.path().join("rot.toml"), dir.path().join("trace"));
+    std::fs::write(&file, plan.text().expect("a plan is TOML")).expect("a writable directory");
+    let ran = Command::new(env!("CARGO_BIN_EXE_tercet-chaos"))
+        .arg("replay")
+        .arg(&file)
+        .arg("--trace")
+        .arg(&trace)
+        .output()
+        .expect("tercet-chaos runs");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let events = std::fs::read_to_string(&trace).expect("a trace");
+    let count = |what: &str| events.lines().filter(|line| line.contains(what)).count();
+    assert!(count(" quarantined: node ") >= 2, "rot takes something");
+    assert!(count(" is repaired (") >= 2, "and repair gives it back");
 }
 
 #[test]

@@ -61,7 +61,8 @@ impl Electorates {
     }
 }
 
-/// The nodes on whose disks the entry is durable, or was until rot took it. What a wiped node held counts for requests that began before it came back.
+/// The nodes on whose disks the entry is durable, or was until rot took it. What a wiped node held counts for requests that
+/// began before it came back.
 pub(super) fn holders(point: LogPoint, disks: &Disks, begun: Instant) -> BTreeSet<u64> {
     let holds = |disk: &PacedDisk| disk.durable(|durable| durable.once_held(point.term, point.index));
     let now = disks.now.iter().filter(|(_, disk)| holds(disk)).map(|(node, _)| *node);

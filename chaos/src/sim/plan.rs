@@ -361,6 +361,16 @@ mod tests {
     }
 
     #[test]
+    fn bits_rot_in_most_plans() {
+        let rots = |plan: &Plan, kind| plan.faults.iter().any(|fault| fault.kind == kind);
+        let plans: Vec<Plan> = (0..200).map(Plan::of_seed).collect();
+        for (kind, at_least) in [(FaultKind::Rot, 120), (FaultKind::LatentRot, 60)] {
+            let count = plans.iter().filter(|plan| rots(plan, kind)).count();
+            assert!(count >= at_least, "{kind:?} is in {count} of 200 plans");
+        }
+    }
+
+    #[test]
     fn every_core_is_a_majority_in_two_zones() {
         for seed in 0..200 {
             let core = Plan::of_seed(seed).core;
