@@ -15,7 +15,7 @@ use tercet_proto::v1;
 use tercet_storage::LogOptions;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::SimLedger;
+use super::client::{Contacts, SimLedger};
 use super::net::Net;
 use super::node::{Common, SimNode};
 use super::plan::{FaultKind, NODES, Plan};
@@ -39,6 +39,7 @@ pub struct Cluster {
     nodes: Vec<Arc<SimNode>>,
     /// The node whose data directory is lost, and whether it voted. It must not start before it is no member any more.
     lost: Mutex<Option<(u64, bool)>>,
+    contacts: Contacts,
 }
 
 impl Drop for Cluster {
@@ -89,7 +90,9 @@ impl Cluster {
         };
         let nodes =
             NODES.iter().zip(1..).map(|((name, _), id)| Arc::new(SimNode::new(id, name, common.clone())));
-        Ok(Self { nodes: nodes.collect(), common, recorder, lost: Mutex::default() })
+        let nodes: Vec<_> = nodes.collect();
+        let contacts = nodes.iter().map(|node| (node.id, node.name.clone())).collect();
+        Ok(Self { nodes, common, recorder, lost: Mutex::default(), contacts: Arc::new(Mutex::new(contacts)) })
     }
 
     /// The trace.
@@ -202,11 +205,10 @@ impl Cluster {
 
     /// One way to the cluster for each client.
     pub fn ledgers(&self, clients: u32, patience: Duration) -> Vec<SimLedger> {
-        let nodes: Vec<(u64, String)> = self.nodes.iter().map(|node| (node.id, node.name.clone())).collect();
         let ledger = |client: u32| SimLedger {
             net: self.common.net.clone(),
             witness: self.common.witness.clone(),
-            nodes: nodes.clone(),
+            nodes: self.contacts.clone(),
             current: AtomicUsize::new(client as usize),
             patience,
         };
@@ -222,6 +224,11 @@ impl Cluster {
             node.fill_disk(false);
             self.start_node(*id).await;
         }
+    }
+
+    /// From now on clients ask these nodes only.
+    pub fn clients_ask(&self, nodes: &[u64]) {
+        self.contacts.lock().unwrap_or_else(PoisonError::into_inner).retain(|(id, _)| nodes.contains(id));
     }
 
     /// Cuts or joins every link between two sets of nodes.
