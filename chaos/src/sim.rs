@@ -179,6 +179,7 @@ async fn happen(cluster: &Arc<Cluster>, plan: &Plan) -> Result<Happened, String>
     // A fault that is over a moment later undoes its own part.
     sleep(Duration::from_millis(50)).await;
     cluster.heal(&core).await;
+    cluster.clients_ask(&core);
     let liveness = acknowledgement(cluster, &workload).await?;
     cluster.trace().event(format_args!("everything is healed"));
     cluster.part(&core, &others, -1);

@@ -148,9 +148,10 @@ fn formed_here(node: &Node) -> bool {
 /// Waits until those who must know say that this node's id is not another data directory's. False: it is.
 async fn admit(node: &Node, own: u64, voters: &[u64]) -> bool {
     let first = Electorate::first(voters.iter().copied());
+    let mut goal = None;
     loop {
         let said = hello_all(node).await.into_iter().map(|(id, answer)| (id, Said::from(&answer)));
-        match may_take_part(own, node.identity.incarnation(), &first, &said.collect()) {
+        match may_take_part(own, node.identity.incarnation(), &first, &said.collect(), &mut goal) {
             Admission::Granted => return true,
             Admission::NotYet => {}
             Admission::Wiped { registered } => {

@@ -65,7 +65,7 @@ pub struct Index {
 }
 
 enum Store {
-    Sled(Box<SledStore>),
+    Sled(Box<SledStore>, PathBuf),
     Memory(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>),
 }
 
@@ -77,7 +77,7 @@ impl Index {
     /// takes its place; [`Index::moved_aside`] tells.
     pub fn open(dir: &Path) -> Result<Index, IndexError> {
         let first = match open_sled(dir) {
-            Ok(db) => return Ok(Index::over(db, None)),
+            Ok(db) => return Ok(Index::over(db, dir, None)),
             Err(error) => error,
         };
         if !dir.exists() {
@@ -85,7 +85,7 @@ impl Index {
         }
         let aside = move_aside(dir)?;
         tracing::warn!(error = %first, aside = %aside.display(), "the index cannot be opened: moved aside, starting empty");
-        Ok(Index::over(open_sled(dir)?, Some(aside)))
+        Ok(Index::over(open_sled(dir)?, dir, Some(aside)))
     }
 
     /// An index in memory: the simulation's.
@@ -93,8 +93,8 @@ impl Index {
         Index { store: Store::Memory(RwLock::default()), moved_aside: None }
     }
 
-    fn over(db: Db, moved_aside: Option<PathBuf>) -> Index {
-        Index { store: Store::Sled(Box::new(Mutex::new(db))), moved_aside }
+    fn over(db: Db, dir: &Path, moved_aside: Option<PathBuf>) -> Index {
+        Index { store: Store::Sled(Box::new(Mutex::new(db)), dir.to_path_buf()), moved_aside }
     }
 
     /// Where a damaged index was moved when this one was opened.
@@ -106,7 +106,7 @@ impl Index {
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         match &self.store {
             Store::Memory(map) => Ok(reading(map).get(key).cloned()),
-            Store::Sled(store) => {
+            Store::Sled(store, _) => {
                 let db = using(store);
                 guarded("get", || Ok(db.get(key)?.map(|value| value.to_vec())))
             }
@@ -123,7 +123,7 @@ impl Index {
                 .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
                 .next_back()
                 .map(|(key, value)| (key.clone(), value.clone())),
-            Store::Sled(store) => {
+            Store::Sled(store, _) => {
                 let db = using(store);
                 guarded("floor", || {
                     if let Some(value) = db.get(key)? {
@@ -154,7 +154,7 @@ impl Index {
                 }
                 Ok(())
             }
-            Store::Sled(store) => {
+            Store::Sled(store, _) => {
                 let db = using(store);
                 guarded("scan", || {
                     for item in db.scan_prefix(prefix) {
@@ -186,7 +186,7 @@ impl Index {
                 }
                 Ok(())
             }
-            Store::Sled(store) => {
+            Store::Sled(store, dir) => {
                 let mut batch = sled::Batch::default();
                 for (key, value) in sorted {
                     match value {
@@ -199,7 +199,8 @@ impl Index {
                 // The flush is the long part, and readers need not wait for it.
                 let flushing = db.clone();
                 drop(db);
-                guarded("flush", || flushing.flush().map(drop))
+                guarded("flush", || flushing.flush().map(drop))?;
+                guarded("note", || precheck::note_committed(dir))
             }
         }
     }

@@ -3,8 +3,8 @@
 //! Invariants: a request is worked on in the scope of the node that has it, so it dies with that node; an attempt that may have
 //! been proposed is never reported as refused; an answer is given only after the witness has looked at the disks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -37,14 +37,18 @@ enum Wanted {
     From(String, u64),
 }
 
+/// Numbers and names of the nodes that clients ask; once a core is healed only that, so that liveness is the cluster's and not how long
+/// clients try nodes that are still cut off.
+pub type Contacts = Arc<Mutex<Vec<(u64, String)>>>;
+
 /// One client's way to the cluster.
 pub struct SimLedger {
     /// The network.
     pub net: Net,
     /// Who watches.
     pub witness: Arc<Witness>,
-    /// Names and numbers of the nodes.
-    pub nodes: Vec<(u64, String)>,
+    /// Those that may be asked.
+    pub nodes: Contacts,
     /// Which of them is asked.
     pub current: AtomicUsize,
     /// How long a client waits.
@@ -67,9 +71,10 @@ impl SimLedger {
         }
     }
 
-    fn node(&self) -> (u64, &str) {
-        let at = self.current.load(Ordering::Relaxed) % self.nodes.len().max(1);
-        self.nodes.get(at).map_or((CLIENTS, ""), |(id, name)| (*id, name))
+    fn node(&self) -> (u64, String) {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = self.current.load(Ordering::Relaxed) % nodes.len().max(1);
+        nodes.get(at).cloned().unwrap_or((CLIENTS, String::new()))
     }
 }
 
@@ -87,7 +92,7 @@ impl Ledger for SimLedger {
     }
 
     fn via(&self) -> String {
-        self.node().1.to_owned()
+        self.node().1
     }
 
     fn move_on(&self) {

@@ -15,7 +15,7 @@ use tercet_proto::v1;
 use tercet_storage::LogOptions;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::SimLedger;
+use super::client::{Contacts, SimLedger};
 use super::net::Net;
 use super::node::{Common, SimNode};
 use super::plan::{FaultKind, NODES, Plan};
@@ -41,6 +41,7 @@ pub struct Cluster {
     most_ailing: usize,
     /// The node whose data directory is lost, and whether it voted. It must not start before it is no member any more.
     lost: Mutex<Option<(u64, bool)>>,
+    contacts: Contacts,
 }
 
 impl Drop for Cluster {
@@ -91,9 +92,11 @@ impl Cluster {
         };
         let nodes =
             NODES.iter().zip(1..).map(|((name, _), id)| Arc::new(SimNode::new(id, name, common.clone())));
+        let nodes: Vec<_> = nodes.collect();
+        let contacts = Arc::new(Mutex::new(nodes.iter().map(|node| (node.id, node.name.clone())).collect()));
         // Where members change, the voters may be fewer.
         let most_ailing = if plan.changes_members() { 1 } else { (common.voters.len() - 1) / 2 };
-        Ok(Self { nodes: nodes.collect(), most_ailing, common, recorder, lost: Mutex::default() })
+        Ok(Self { nodes, most_ailing, common, recorder, lost: Mutex::default(), contacts })
     }
 
     /// The trace.
@@ -206,11 +209,10 @@ impl Cluster {
 
     /// One way to the cluster for each client.
     pub fn ledgers(&self, clients: u32, patience: Duration) -> Vec<SimLedger> {
-        let nodes: Vec<(u64, String)> = self.nodes.iter().map(|node| (node.id, node.name.clone())).collect();
         let ledger = |client: u32| SimLedger {
             net: self.common.net.clone(),
             witness: self.common.witness.clone(),
-            nodes: nodes.clone(),
+            nodes: self.contacts.clone(),
             current: AtomicUsize::new(client as usize),
             patience,
         };
@@ -261,6 +263,11 @@ impl Cluster {
             }
             sleep(POLL).await;
         }
+    }
+
+    /// From now on clients ask these nodes only.
+    pub fn clients_ask(&self, nodes: &[u64]) {
+        self.contacts.lock().unwrap_or_else(PoisonError::into_inner).retain(|(id, _)| nodes.contains(id));
     }
 
     /// Cuts or joins every link between two sets of nodes.

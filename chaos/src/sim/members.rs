@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: a node whose disk is gone does not start before its removal is committed (decisions 0004 and 0015); one node at a
-//! time is in that state; nothing is forced, so the placement is kept at every step.
+//! time is in that state; nothing is forced while things go wrong, so the placement is kept at every step until the mending.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,29 +43,32 @@ pub(super) async fn happen(cluster: &Arc<Cluster>, kind: FaultKind, node: u64, o
 
 /// Asks whoever leads, again and again.
 async fn change(cluster: &Cluster, change: MemberChange, over: Instant) -> Result<Members, Unmet> {
-    let mut why = "nobody leads".to_owned();
     loop {
-        if let Some(target) = cluster.leader().and_then(|leader| cluster.node(leader)?.target()) {
-            let group = target.group.clone();
-            let asked = target.scope.spawn(async move { group.change_member(change, false).await });
-            let answer = timeout(ATTEMPT, asked).await;
-            why = match answer {
-                Ok(Ok(Ok(members))) => {
-                    cluster.trace().event(format_args!("{change:?}: {members:?}"));
-                    cluster.common.witness.members(&members.voters);
-                    return Ok(members);
-                }
-                Ok(Ok(Err(refusal))) => refusal.to_string(),
-                Ok(Err(_)) => "the leader was killed".into(),
-                Err(_) => "no answer".into(),
-            };
-            cluster.trace().event(format_args!("{change:?} is not made: {why}"));
+        match attempt(cluster, change, false).await {
+            Err(_) if Instant::now() < over => sleep(PAUSE).await,
+            outcome => return outcome,
         }
-        if Instant::now() >= over {
-            return Err(why);
-        }
-        sleep(PAUSE).await;
     }
+}
+
+/// Asks whoever leads, once.
+async fn attempt(cluster: &Cluster, change: MemberChange, force: bool) -> Result<Members, Unmet> {
+    let leader = cluster.leader().and_then(|leader| cluster.node(leader)?.target());
+    let Some(target) = leader else { return Err("nobody leads".into()) };
+    let group = target.group.clone();
+    let asked = target.scope.spawn(async move { group.change_member(change, force).await });
+    let why = match timeout(ATTEMPT, asked).await {
+        Ok(Ok(Ok(members))) => {
+            cluster.trace().event(format_args!("{change:?}: {members:?}"));
+            cluster.common.witness.members(&members.voters);
+            return Ok(members);
+        }
+        Ok(Ok(Err(refusal))) => refusal.to_string(),
+        Ok(Err(_)) => "the leader was killed".into(),
+        Err(_) => "no answer".into(),
+    };
+    cluster.trace().event(format_args!("{change:?} is not made: {why}"));
+    Err(why)
 }
 
 /// The node's data directory is lost, if no other node has lost anything.
@@ -91,11 +94,25 @@ async fn come_back(cluster: &Arc<Cluster>, id: u64, over: Instant) -> Result<(),
     node.wipe();
     cluster.found(id);
     cluster.start_node(id).await;
-    change(cluster, MemberChange::Add(id), over).await?;
     if voted {
-        change(cluster, MemberChange::Promote(id), over).await?;
+        promote(cluster, id, over, false).await?;
+    } else {
+        change(cluster, MemberChange::Add(id), over).await?;
     }
     Ok(())
+}
+
+/// Makes a node a voter, and a member first if it is none.
+async fn promote(cluster: &Cluster, id: u64, over: Instant, force: bool) -> Result<(), Unmet> {
+    loop {
+        match attempt(cluster, MemberChange::Promote(id), force).await {
+            Ok(_) => return Ok(()),
+            Err(why) if Instant::now() >= over => return Err(why),
+            // It is no member yet, it lags, or a change is under way.
+            Err(_) => drop(attempt(cluster, MemberChange::Add(id), false).await),
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 /// Brings the first voters back, and nobody else.
@@ -110,16 +127,8 @@ pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), U
         come_back(cluster, lost, over).await.map_err(unmet)?;
     }
     for &id in voters {
-        let now = loop {
-            match change(cluster, MemberChange::Promote(id), Instant::now()).await {
-                Ok(members) => break members,
-                // It is no member yet, it lags, or a change is under way.
-                Err(why) if Instant::now() >= over => return Err(unmet(why)),
-                Err(_) => drop(change(cluster, MemberChange::Add(id), Instant::now()).await),
-            }
-            sleep(PAUSE).await;
-        };
-        debug_assert!(now.voters.contains(&id));
+        // Three voters in three zones cannot become five one by one without four of which two share a zone.
+        promote(cluster, id, over, true).await.map_err(unmet)?;
     }
     for id in cluster.ids().filter(|id| !voters.contains(id)) {
         while let Err(why) = change(cluster, MemberChange::Remove(id), Instant::now()).await {

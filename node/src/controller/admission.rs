@@ -2,7 +2,8 @@
 //!
 //! The registry that knows is replicated in group 0, so it is enough to hear voters of group 0 that meet every majority which
 //! may have registered the id, and that even if this node was itself a part of that majority and has forgotten it. Who votes is
-//! asked along with it: `role` in the topology only says how the cluster began.
+//! asked along with it: `role` in the topology only says how the cluster began. One of them has the registration in its log, but
+//! may not have applied it yet: so somebody must have applied as much as any of them held when they were heard together.
 //!
 //! While nobody who answers knows the cluster's id, nothing has been registered that any of them has heard of, and the cluster is
 //! being formed: that takes a majority of the first voters, this node included, and must not wait for more.
@@ -25,6 +26,8 @@ pub(super) struct Said {
     pub members: Electorate,
     /// How far it has applied group 0.
     pub applied: u64,
+    /// Where its log of group 0 ends.
+    pub last: u64,
 }
 
 impl From<&v1::HelloResponse> for Said {
@@ -34,6 +37,7 @@ impl From<&v1::HelloResponse> for Said {
             registered: answer.registered_incarnation,
             members: electorate::from_wire(answer.members.as_ref()),
             applied: answer.applied_index,
+            last: answer.last_index,
         }
     }
 }
@@ -52,24 +56,29 @@ pub(super) enum Admission {
     },
 }
 
-/// See the module; `first` are the voters that the cluster begins with.
+/// See the module; `first` are the voters that the cluster begins with. `goal` is kept from one hearing to the next: the index that
+/// somebody must have applied, once enough have been heard.
 pub(super) fn may_take_part(
     own: u64,
     incarnation: u64,
     first: &Electorate,
     said: &BTreeMap<u64, Said>,
+    goal: &mut Option<u64>,
 ) -> Admission {
     if let Some(registered) = registered_by(said.values()).filter(|known| *known != incarnation) {
         return Admission::Wiped { registered };
     }
     let members = said.values().map(|said| said.members.clone()).fold(first.clone(), Electorate::newest);
     let is_heard = |node| said.contains_key(&node);
-    let enough = if said.values().all(|said| !said.knows_cluster) {
-        members.majority(|node| node == own || is_heard(node))
-    } else {
-        members.meets_every_majority_without(own, is_heard)
-    };
-    if enough { Admission::Granted } else { Admission::NotYet }
+    if said.values().all(|said| !said.knows_cluster) {
+        let enough = members.majority(|node| node == own || is_heard(node));
+        return if enough { Admission::Granted } else { Admission::NotYet };
+    }
+    if goal.is_none() && members.meets_every_majority_without(own, is_heard) {
+        *goal = said.values().map(|said| said.last).max();
+    }
+    let is_known = goal.is_some_and(|goal| said.values().any(|said| said.applied >= goal));
+    if is_known { Admission::Granted } else { Admission::NotYet }
 }
 
 /// Whose id it is by whoever knows best; none: nobody's. A node that is behind may not have heard yet that a lost directory's id
@@ -90,7 +99,7 @@ mod tests {
     }
 
     fn says(registered: u64, members: &Electorate) -> Said {
-        Said { knows_cluster: members.at.1 > 1, registered, members: members.clone(), applied: 9 }
+        Said { knows_cluster: members.at.1 > 1, registered, members: members.clone(), applied: 9, last: 9 }
     }
 
     #[test]
@@ -134,7 +143,24 @@ mod tests {
         ];
         for (what, own, heard, members, registered, expected) in rows {
             let said = heard.iter().map(|node| (*node, says(registered, members))).collect();
-            assert_eq!(may_take_part(own, OWN_INCARNATION, &first, &said), expected, "{what}");
+            assert_eq!(may_take_part(own, OWN_INCARNATION, &first, &said, &mut None), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn what_is_in_a_log_is_waited_for_until_somebody_has_applied_it() {
+        let as_begun = formed(&[&[1, 2, 3, 4, 5]]);
+        let mut goal = None;
+        let mut ask = |heard: &[(u64, u64, u64, u64)]| {
+            let said = heard.iter().map(|&(node, applied, last, registered)| {
+                (node, Said { applied, last, ..says(registered, &as_begun) })
+            });
+            may_take_part(3, OWN_INCARNATION, &Electorate::first(1..=5), &said.collect(), &mut goal)
+        };
+        assert_eq!(ask(&[(1, 9, 9, 0), (2, 9, 9, 0)]), Admission::NotYet, "too few, whatever they know");
+        assert_eq!(ask(&[(1, 9, 9, 0), (2, 9, 12, 0), (4, 8, 10, 0)]), Admission::NotYet, "12 may be ours");
+        assert_eq!(ask(&[(1, 11, 15, 0)]), Admission::NotYet);
+        assert_eq!(ask(&[(1, 13, 19, 5)]), Admission::Wiped { registered: 5 });
+        assert_eq!(ask(&[(1, 12, 19, 0)]), Admission::Granted, "what came later cannot be of the lost one");
     }
 }

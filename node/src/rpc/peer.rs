@@ -159,6 +159,7 @@ impl Peer for PeerService {
             in_reach: if request.look_around { controller::in_reach(&self.node).await } else { Vec::new() },
             members: electorate::to_wire(&repair::Host::electorate(&*self.node, 0)),
             applied_index,
+            last_index: self.node.log.state(0).last.map_or(0, |last| last.index),
         }))
     }
 

@@ -3,28 +3,57 @@
 //! Read in sled's source (1.0.0-alpha.124): beside its heaps lies a directory `metadata` with one snapshot and the logs
 //! since, each a row of frames. Opening stops reading a log at the first frame that is damaged and goes on with what came
 //! before, and with the next log: parts of the tree are then missing or old, and looking for a key may never end. A damaged
-//! frame with nothing valid behind it is what a crash leaves and is harmless: the index is one batch older then.
+//! frame with nothing valid behind it is what a crash leaves and is harmless: the index is one batch older then. It must not
+//! be two batches older: what the last one freed, in the heaps, the next one may have used, and an older tree leads there.
+//! So each commit notes in a file of ours how far the newest log reached, and a log that ends before that is damaged.
 //!
 //! ```text
 //! frame  0  6  length of the content      6  2  the lower half of the CRC-32 of those 6 bytes
 //!        8  -  the content                -  4  CRC-32 of everything before it, xor 0xAF
+//!
+//! note   0  8  number of the newest log    8  8  how many bytes of it were durable   16  4  CRC-32 of those 16 bytes
 //! ```
 //!
-//! Invariant: nothing is changed, and no length is believed that reaches beyond the file.
+//! Invariants: [`find_damage`] changes nothing and believes no length that reaches beyond the file; the note never runs ahead
+//! of what is durable, so that it may itself be written lazily, and one that cannot be read asks for nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const SIZE_BYTES: usize = 8;
 const SUM_BYTES: usize = 4;
+/// The note's name in the index's directory, where sled overlooks it.
+const NOTE: &str = "committed";
+const NOTE_BYTES: usize = 16;
 
-/// Says what is wrong, if something is.
-pub(super) fn find_damage(dir: &Path) -> std::io::Result<Option<String>> {
-    let metadata = dir.join("metadata");
-    if !metadata.is_dir() {
-        return Ok(None);
+/// Notes how far the newest log of metadata reaches. To be called when a flush has made all of it durable.
+pub(super) fn note_committed(dir: &Path) -> std::io::Result<()> {
+    let (logs, _) = numbered(&dir.join("metadata"))?;
+    let Some((number, path)) = logs.last() else { return Ok(()) };
+    let mut note = number.to_le_bytes().to_vec();
+    note.extend(std::fs::metadata(path)?.len().to_le_bytes());
+    note.extend(crc32fast::hash(&note).to_le_bytes());
+    let unfinished = dir.join(format!("{NOTE}.new"));
+    std::fs::write(&unfinished, note)?;
+    std::fs::rename(unfinished, dir.join(NOTE))
+}
+
+/// The log and the length that were noted, if that can be read.
+fn noted(dir: &Path) -> Option<(u64, u64)> {
+    let note = std::fs::read(dir.join(NOTE)).ok()?;
+    let (content, sum) = note.split_at_checked(NOTE_BYTES)?;
+    if sum != crc32fast::hash(content).to_le_bytes() {
+        return None;
     }
+    let (number, length) = content.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*number), u64::from_le_bytes(length.try_into().ok()?)))
+}
+
+/// Logs and snapshots, each by number and in that order.
+type Numbered = Vec<(u64, PathBuf)>;
+
+fn numbered(metadata: &Path) -> std::io::Result<(Numbered, Numbered)> {
     let (mut logs, mut snapshots) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(&metadata)? {
+    for entry in std::fs::read_dir(metadata)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(number) = number_of(&name, "log_") {
@@ -35,6 +64,16 @@ pub(super) fn find_damage(dir: &Path) -> std::io::Result<Option<String>> {
     }
     logs.sort();
     snapshots.sort();
+    Ok((logs, snapshots))
+}
+
+/// Says what is wrong, if something is.
+pub(super) fn find_damage(dir: &Path) -> std::io::Result<Option<String>> {
+    let metadata = dir.join("metadata");
+    if !metadata.is_dir() {
+        return Ok(noted(dir).map(|_| "the metadata is missing".to_owned()));
+    }
+    let (logs, snapshots) = numbered(&metadata)?;
     let newest = snapshots.last().map(|(number, _)| *number);
     if let Some((number, path)) = snapshots.last() {
         let content = std::fs::read(path)?;
@@ -44,6 +83,12 @@ pub(super) fn find_damage(dir: &Path) -> std::io::Result<Option<String>> {
     }
     let mut expected = newest.map(|number| number + 1);
     let last = logs.last().map(|(number, _)| *number);
+    let noted = noted(dir);
+    if let Some((number, _)) = noted
+        && last.max(newest) < Some(number)
+    {
+        return Ok(Some(format!("metadata log {number} is missing")));
+    }
     for (number, path) in logs.into_iter().filter(|(number, _)| newest.is_none_or(|newest| *number > newest))
     {
         if expected.is_some_and(|expected| expected != number) {
@@ -51,8 +96,11 @@ pub(super) fn find_damage(dir: &Path) -> std::io::Result<Option<String>> {
         }
         expected = Some(number + 1);
         let content = std::fs::read(path)?;
-        if !is_whole(&content, Some(number) == last) {
+        let Some(whole) = whole_bytes(&content, Some(number) == last) else {
             return Ok(Some(format!("metadata log {number} is damaged")));
+        };
+        if noted.is_some_and(|(log, bytes)| log == number && bytes > whole as u64) {
+            return Ok(Some(format!("metadata log {number} is cut short")));
         }
     }
     Ok(None)
@@ -63,18 +111,19 @@ fn number_of(name: &str, prefix: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// Whether a log is frames to its end; the newest one may end with one that was not finished.
-fn is_whole(content: &[u8], is_newest: bool) -> bool {
+/// How many bytes of a log are frames, if it is nothing else; the newest one may end with one that was not finished.
+fn whole_bytes(content: &[u8], is_newest: bool) -> Option<usize> {
     let mut at = 0;
     while at < content.len() {
         match frame(&content[at..]) {
             Some(length) => at += length,
             None => {
-                return is_newest && (at + 1..content.len()).all(|later| frame(&content[later..]).is_none());
+                let is_unfinished = (at + 1..content.len()).all(|later| frame(&content[later..]).is_none());
+                return (is_newest && is_unfinished).then_some(at);
             }
         }
     }
-    true
+    Some(at)
 }
 
 /// The length of the frame that begins here, if one does.
