@@ -9,6 +9,9 @@
 //! - Damaged files make it return errors or panic: both are caught, here and in [`Index::open`]. Damaged metadata may make
 //!   it go on with a tree that has holes, and search for ever: [`precheck`] looks for that first.
 //! - Opening runs the `sync` command (it says so itself); there is no way to switch that off.
+//! - A leaf that was written is never dropped from memory again, whatever the cache's size ("need to remove
+//!   max_unflushed_epoch after flushing it", says its own list): only what a handle has read from disk is. So the handle is
+//!   closed and opened anew each time that enough has been written; that takes some 80 ms, in which readers wait.
 //!
 //! Invariant: after [`Index::commit`] has returned without an error its changes are durable, all of them or (after an
 //! error) none that a later opening shows halfway.
@@ -19,12 +22,22 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 /// Memory that sled may use for pages, in bytes.
 const CACHE_BYTES: usize = 16 << 20;
 /// Entries of a sled leaf. Most values are blocks of some KiB, and a leaf is read and written as a whole.
 const LEAF_FANOUT: usize = 32;
+
+/// Negative levels are quicker. Most of what is written are hashes of keys, which nothing makes smaller.
+const ZSTD_LEVEL: i32 = -50;
+
+/// After so many bytes of keys and values sled is opened anew: it would keep all of them in memory.
+const REOPEN_BYTES: usize = 48 << 20;
+/// How long the old handle's lock on the directory may outlive it.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
 
 type Db = sled::Db<LEAF_FANOUT>;
 
@@ -65,12 +78,18 @@ pub struct Index {
 }
 
 enum Store {
-    Sled(Box<SledStore>, PathBuf),
+    Sled(Box<SledStore>),
     Memory(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>),
 }
 
-/// sled's handle may move between threads but not be used by two at once; a clone of it may be used beside it.
-type SledStore = Mutex<Db>;
+struct SledStore {
+    dir: PathBuf,
+    /// The handle may move between threads but not be used by two at once; a clone of it may be used beside it. None: it could not be
+    /// opened anew.
+    db: Mutex<Option<Db>>,
+    /// Bytes committed since it was opened.
+    written_bytes: AtomicUsize,
+}
 
 impl Index {
     /// Opens the index in a directory, or makes it. A damaged one is moved aside (`<name>.damaged-<n>`) and an empty one
@@ -94,7 +113,9 @@ impl Index {
     }
 
     fn over(db: Db, dir: &Path, moved_aside: Option<PathBuf>) -> Index {
-        Index { store: Store::Sled(Box::new(Mutex::new(db)), dir.to_path_buf()), moved_aside }
+        let db = Mutex::new(Some(db));
+        let store = SledStore { dir: dir.to_path_buf(), db, written_bytes: AtomicUsize::new(0) };
+        Index { store: Store::Sled(Box::new(store)), moved_aside }
     }
 
     /// Where a damaged index was moved when this one was opened.
@@ -106,8 +127,9 @@ impl Index {
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         match &self.store {
             Store::Memory(map) => Ok(reading(map).get(key).cloned()),
-            Store::Sled(store, _) => {
-                let db = using(store);
+            Store::Sled(store) => {
+                let slot = store.slot();
+                let db = opened(&slot)?;
                 guarded("get", || Ok(db.get(key)?.map(|value| value.to_vec())))
             }
         }
@@ -123,8 +145,9 @@ impl Index {
                 .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
                 .next_back()
                 .map(|(key, value)| (key.clone(), value.clone())),
-            Store::Sled(store, _) => {
-                let db = using(store);
+            Store::Sled(store) => {
+                let slot = store.slot();
+                let db = opened(&slot)?;
                 guarded("floor", || {
                     if let Some(value) = db.get(key)? {
                         return Ok(Some((key.to_vec(), value.to_vec())));
@@ -154,8 +177,9 @@ impl Index {
                 }
                 Ok(())
             }
-            Store::Sled(store, _) => {
-                let db = using(store);
+            Store::Sled(store) => {
+                let slot = store.slot();
+                let db = opened(&slot)?;
                 guarded("scan", || {
                     for item in db.scan_prefix(prefix) {
                         let (key, value) = item?;
@@ -186,32 +210,71 @@ impl Index {
                 }
                 Ok(())
             }
-            Store::Sled(store, dir) => {
-                let mut batch = sled::Batch::default();
-                for (key, value) in sorted {
-                    match value {
-                        Some(value) => batch.insert(key, value),
-                        None => batch.remove(key),
-                    }
+            Store::Sled(store) => store.commit(sorted),
+        }
+    }
+}
+
+impl SledStore {
+    fn slot(&self) -> MutexGuard<'_, Option<Db>> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commit(&self, sorted: SortedChanges) -> Result<(), IndexError> {
+        let mut batch = sled::Batch::default();
+        let mut bytes = 0;
+        for (key, value) in sorted {
+            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        {
+            let slot = self.slot();
+            let db = opened(&slot)?;
+            guarded("apply", || db.apply_batch(batch))?;
+            // The flush is the long part, and readers need not wait for it.
+            let flushing = db.clone();
+            drop(slot);
+            guarded("flush", || flushing.flush().map(drop))?;
+        }
+        guarded("note", || precheck::note_committed(&self.dir))?;
+        if self.written_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= REOPEN_BYTES {
+            self.written_bytes.store(0, Ordering::Relaxed);
+            self.reopen()?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of what sled keeps in memory.
+    fn reopen(&self) -> Result<(), IndexError> {
+        let begun = Instant::now();
+        let mut slot = self.slot();
+        drop(slot.take());
+        loop {
+            match open_sled(&self.dir) {
+                Ok(db) => {
+                    *slot = Some(db);
+                    tracing::debug!(ms = begun.elapsed().as_millis(), "the index has been opened anew");
+                    return Ok(());
                 }
-                let db = using(store);
-                guarded("apply", || db.apply_batch(batch))?;
-                // The flush is the long part, and readers need not wait for it.
-                let flushing = db.clone();
-                drop(db);
-                guarded("flush", || flushing.flush().map(drop))?;
-                guarded("note", || precheck::note_committed(dir))
+                Err(IndexError::Io { .. }) if begun.elapsed() < REOPEN_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 }
 
-fn reading<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
+fn opened(slot: &Option<Db>) -> Result<&Db, IndexError> {
+    let closed = || IndexError::Io { operation: "use", message: "it could not be opened anew".into() };
+    slot.as_ref().ok_or_else(closed)
 }
 
-fn using(store: &SledStore) -> MutexGuard<'_, Db> {
-    store.lock().unwrap_or_else(PoisonError::into_inner)
+fn reading<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn open_sled(dir: &Path) -> Result<Db, IndexError> {
@@ -219,7 +282,7 @@ fn open_sled(dir: &Path) -> Result<Db, IndexError> {
         .path(dir)
         .cache_capacity_bytes(CACHE_BYTES)
         .flush_every_ms(None)
-        .zstd_compression_level(1);
+        .zstd_compression_level(ZSTD_LEVEL);
     let damage = precheck::find_damage(dir)
         .map_err(|error| IndexError::Io { operation: "open", message: error.to_string() })?;
     match damage {
@@ -332,6 +395,33 @@ mod tests {
             .unwrap();
         assert_eq!(count, 5_000);
         assert_eq!(index.floor(b"k", b"k02500x").unwrap().unwrap().0, b"k02500".to_vec());
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_the_handle_was_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("index")).unwrap();
+        let Store::Sled(store) = &index.store else { panic!("not in memory") };
+        let value = vec![b'v'; 1 << 20];
+        for number in 0..60 {
+            index.commit(vec![(format!("k{number:02}").into_bytes(), Some(value.clone()))]).unwrap();
+        }
+        let written = store.written_bytes.load(Ordering::Relaxed);
+        assert!((10 << 20..20 << 20).contains(&written), "opened anew once: {written} bytes since");
+        let mut count = 0;
+        index
+            .scan_prefix(b"k", &mut |_, found| {
+                assert_eq!(found.len(), value.len());
+                count += 1;
+                true
+            })
+            .unwrap();
+        assert_eq!(count, 60);
+        store.slot().take();
+        let refused = index.get(b"k00").unwrap_err();
+        assert!(refused.to_string().contains("opened anew"), "{refused}");
+        drop(index);
+        assert_eq!(Index::open(&dir.path().join("index")).unwrap().get(b"k59").unwrap(), Some(value));
     }
 
     #[test]
