@@ -7,7 +7,8 @@
 //! [`SimDisk`] is a disk in memory that can tear, lose and damage what was written.
 //!
 //! Invariants that every implementation keeps:
-//! - A completion without an error means that the write *and* an fdatasync which began after it have succeeded.
+//! - A completion without an error means that the write *and* an fdatasync which began after it have succeeded, or one synchronous
+//!   write: these bytes are durable. It says nothing of other writes.
 //! - A segment appears under its number whole: at full length, all zero, durable, together with its directory entry.
 //! - A buffer that has been submitted is not touched before its completion hands it back.
 
@@ -37,7 +38,7 @@ pub struct SegmentFile {
     pub bytes: u64,
 }
 
-/// One write, to be followed by an fdatasync of the same file.
+/// One write, to be made durable.
 #[derive(Debug)]
 pub struct SegmentWrite {
     /// Comes back with the completion.
@@ -57,7 +58,7 @@ pub struct Completion {
     pub token: u64,
     /// The write's buffer, free again.
     pub buffer: AlignedBuffer,
-    /// Whether write and fdatasync both succeeded.
+    /// Whether it is durable.
     pub result: Result<(), DiskError>,
 }
 

@@ -1,6 +1,6 @@
 //! Whether writes come one at a time, and where the one thread that writes sleeps when nothing is under way.
 //!
-//! A write that has the disk for itself is fastest as two plain system calls on the thread that waits for it anyway: a
+//! A write that has the disk for itself is fastest as a plain system call on the thread that waits for it anyway: a
 //! linked pair in a ring, or another thread, costs two thread switches more. But meanwhile that thread cannot begin
 //! another write, so [`Company`] notices when somebody knocks during such a write, and from then on writes go out side by
 //! side, until so many in a row have met nobody.

@@ -1,6 +1,6 @@
 //! The io_uring disk: O_DIRECT writes, each linked to an fdatasync, through one ring.
 //!
-//! A write that meets no other is done with pwrite and fdatasync on the thread that waits for it (see `alone.rs`): the
+//! A write that meets no other is done synchronously on the thread that waits for it (see `alone.rs`): the
 //! ring hands each fdatasync to a kernel thread, which costs two switches. Only the one thread that submits enters the ring:
 //! requests belong to the thread that handed them in, and what becomes of them when it ends was not tried. So nobody
 //! submits on behalf of the committer.
@@ -17,6 +17,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,7 @@ use std::time::Instant;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, Probe, opcode, types};
 use rustix::event::EventfdFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::alone::{Company, Doorbell};
 use super::directory::{Directory, OpenSegment, segment_name};
@@ -290,14 +291,30 @@ impl Ring {
     }
 }
 
-/// Writes and syncs on the calling thread, as one linked pair would: an fdatasync only after a whole write, nothing twice.
+/// Writes durably on the calling thread: one synchronous write (RWF_DSYNC), which is as durable as a write and an fdatasync after it
+/// and one call less; those two where the file system has no such writes. Nothing is written twice.
 fn write_here(write: &SegmentWrite, file: &OpenSegment) -> Result<(), DiskError> {
     let failed =
         |operation, error: Errno| DiskError::io(operation, segment_name(write.segment), &error.into());
-    let written = rustix::io::pwrite(&file.write, write.buffer.as_slice(), write.offset)
-        .map_err(|error| failed("write", error))?;
-    if written != write.buffer.len() {
-        return Err(short_write(write.segment, written, write.buffer.len()));
+    let bytes = write.buffer.as_slice();
+    let (written, is_durable) = match rustix::io::pwritev2(
+        &file.write,
+        &[IoSlice::new(bytes)],
+        write.offset,
+        ReadWriteFlags::DSYNC,
+    ) {
+        Ok(written) => (written, true),
+        Err(Errno::OPNOTSUPP) => {
+            let written = rustix::io::pwrite(&file.write, bytes, write.offset);
+            (written.map_err(|error| failed("write", error))?, false)
+        }
+        Err(error) => return Err(failed("write", error)),
+    };
+    if written != bytes.len() {
+        return Err(short_write(write.segment, written, bytes.len()));
+    }
+    if is_durable {
+        return Ok(());
     }
     rustix::fs::fdatasync(&file.write).map_err(|error| failed("fdatasync", error))
 }
