@@ -25,7 +25,7 @@ pub use host::{Host, is_held_back};
 pub use supervise::supervise;
 pub use survey::answer;
 
-use self::judge::{Lost, Verdict, judge};
+use self::judge::{Lost, Verdict, is_another_leaders, judge};
 use self::survey::{Survey, Wanted};
 use crate::groups::{Quarantine, Standing};
 use crate::raft::codec::decode_vote;
@@ -192,11 +192,15 @@ impl<H: Host> Repair<'_, H> {
         let mut progress = false;
         for (at, Wanted { index, term }) in wanted.iter().enumerate() {
             let lost = Lost { index: *index, term: *term, own_vote_term, committed, own };
-            match judge(&lost, survey.voters(), &survey.answers_about(at)) {
-                Verdict::Restore(record) => {
-                    self.restore(record).await?;
-                    progress = true;
-                }
+            let answers = survey.answers_about(at);
+            match judge(&lost, survey.voters(), &answers) {
+                Verdict::Restore(record) => match self.restore(record).await {
+                    Ok(()) => progress = true,
+                    Err(LogError::NotTheLostEntry { .. }) if is_another_leaders(&lost, &answers) => {
+                        return self.drop_from(*index).await;
+                    }
+                    Err(error) => return Err(error.into()),
+                },
                 Verdict::Drop => return self.drop_from(*index).await,
                 Verdict::Wait(why) if !progress => {
                     return Err(Halt::Waits(format!("entry {index}: {why} ({survey})")));

@@ -410,7 +410,11 @@ async fn build_node(
         standings.push(if crate::repair::is_held_back(&log, group) {
             Standing::Quarantined(Quarantine::default())
         } else {
-            Standing::Running(Group::start(group_params.of_group(group, &topology)).await?)
+            match Group::start(group_params.of_group(group, &topology)).await {
+                Ok(running) => Standing::Running(running),
+                Err(_) if log.is_damaged(group) => Standing::Quarantined(Quarantine::default()),
+                Err(error) => return Err(error.into()),
+            }
         });
     }
     let metrics = Metrics::new(&name).map_err(|error| ServerError::Services(error.to_string()))?;

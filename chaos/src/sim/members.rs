@@ -28,12 +28,12 @@ const MEND: Duration = Duration::from_secs(60);
 /// Carries out a member change of a plan, until `over` at the latest.
 pub(super) async fn happen(cluster: &Arc<Cluster>, kind: FaultKind, node: u64, over: Instant) {
     let done = match kind {
-        FaultKind::AddMember => change(cluster, MemberChange::Add(node), over).await.map(drop),
-        FaultKind::PromoteMember => change(cluster, MemberChange::Promote(node), over).await.map(drop),
-        FaultKind::RemoveMember => change(cluster, MemberChange::Remove(node), over).await.map(drop),
+        FaultKind::AddMember => change(cluster, MemberChange::Add(node), over, false).await.map(drop),
+        FaultKind::PromoteMember => change(cluster, MemberChange::Promote(node), over, false).await.map(drop),
+        FaultKind::RemoveMember => change(cluster, MemberChange::Remove(node), over, false).await.map(drop),
         _ => {
             lose(cluster, node);
-            come_back(cluster, node, over).await
+            come_back(cluster, node, over, false).await
         }
     };
     if let Err(why) = done {
@@ -42,9 +42,14 @@ pub(super) async fn happen(cluster: &Arc<Cluster>, kind: FaultKind, node: u64, o
 }
 
 /// Asks whoever leads, again and again.
-async fn change(cluster: &Cluster, change: MemberChange, over: Instant) -> Result<Members, Unmet> {
+async fn change(
+    cluster: &Cluster,
+    change: MemberChange,
+    over: Instant,
+    force: bool,
+) -> Result<Members, Unmet> {
     loop {
-        match attempt(cluster, change, false).await {
+        match attempt(cluster, change, force).await {
             Err(_) if Instant::now() < over => sleep(PAUSE).await,
             outcome => return outcome,
         }
@@ -82,10 +87,10 @@ fn lose(cluster: &Cluster, id: u64) {
 }
 
 /// Brings a node back whose data directory is lost.
-async fn come_back(cluster: &Arc<Cluster>, id: u64, over: Instant) -> Result<(), Unmet> {
+async fn come_back(cluster: &Arc<Cluster>, id: u64, over: Instant, force: bool) -> Result<(), Unmet> {
     let Some(node) = cluster.node(id) else { return Ok(()) };
     let Some(voted) = cluster.is_lost(id) else { return Err("another node is lost".into()) };
-    change(cluster, MemberChange::Remove(id), over).await?;
+    change(cluster, MemberChange::Remove(id), over, force).await?;
     if cluster.is_lost(id).is_none() {
         // The fault's own attempt and the mending meet here; the other one was first.
         return Ok(());
@@ -95,9 +100,9 @@ async fn come_back(cluster: &Arc<Cluster>, id: u64, over: Instant) -> Result<(),
     cluster.found(id);
     cluster.start_node(id).await;
     if voted {
-        promote(cluster, id, over, false).await?;
+        promote(cluster, id, over, force).await?;
     } else {
-        change(cluster, MemberChange::Add(id), over).await?;
+        change(cluster, MemberChange::Add(id), over, force).await?;
     }
     Ok(())
 }
@@ -124,14 +129,14 @@ pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), U
     let unmet =
         |why: Unmet| format!("liveness: in {MEND:?} after healing the first members are not back: {why}");
     if let Some(lost) = cluster.lost() {
-        come_back(cluster, lost, over).await.map_err(unmet)?;
+        come_back(cluster, lost, over, true).await.map_err(unmet)?;
     }
     for &id in voters {
         // Three voters in three zones cannot become five one by one without four of which two share a zone.
         promote(cluster, id, over, true).await.map_err(unmet)?;
     }
     for id in cluster.ids().filter(|id| !voters.contains(id)) {
-        while let Err(why) = change(cluster, MemberChange::Remove(id), Instant::now()).await {
+        while let Err(why) = attempt(cluster, MemberChange::Remove(id), true).await {
             if Instant::now() >= over {
                 return Err(unmet(why));
             }

@@ -1,8 +1,8 @@
 //! Rot: bits of a simulated disk that flip after they had been durable.
 //!
 //! Invariants: one bit of a batch at a time, so that identity and payload are never both lost by one fault; header and table of
-//! the last batch are left alone, since no later one confirms it: damage to them cannot be told from an interrupted write (the
-//! stated residue of G8). Which bit it is, the seed says.
+//! the last batches are left alone as far as no later one confirms them (several may be written at the same time): damage to them
+//! cannot be told from an interrupted write (the stated residue of G8). Which bit it is, the seed says.
 
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -35,7 +35,7 @@ pub enum Reach {
 pub fn flip(disk: &SimDisk, rng: &mut SmallRng, reach: Reach) -> Option<String> {
     let mut batches = batches(disk);
     let newest = batches.iter().max_by_key(|placed| placed.header.number)?;
-    let (last, present) = (newest.header.number, newest.segment);
+    let (confirmed, present) = (newest.header.durable_mark, newest.segment);
     if reach == Reach::Sealed {
         batches.retain(|placed| placed.segment < present);
     }
@@ -49,7 +49,7 @@ pub fn flip(disk: &SimDisk, rng: &mut SmallRng, reach: Reach) -> Option<String> 
         2..5 => ("table", HEADER_BYTES..table),
         _ => ("payload", table..content),
     };
-    if range.is_empty() || (chosen.header.number == last && part != "payload") {
+    if range.is_empty() || (chosen.header.number > confirmed && part != "payload") {
         return None;
     }
     let (at, bit) = (rng.random_range(range), rng.random_range(0..8_u32));

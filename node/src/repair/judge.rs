@@ -11,6 +11,9 @@
 //! | a majority of the voters does not hold it and has voted in a later term than its own | drop |
 //! | anything else | wait |
 //!
+//! Whether a leader's entry is the lost one can be clear only from what the log still knows of that (its neighbours' terms, the payload's
+//! checksum): if the log refuses it for that, the leader does not hold the lost one ([`is_another_leaders`]).
+//!
 //! The leader's log decides because its acknowledgement is what this node would next give: a leader of this node's own term has
 //! everything that it ever sent here, and a leader of a later one has everything that was committed (Raft, 5.4). Absence from
 //! a majority is not enough by itself: the leader of the entry's term may be alive, still count what this node once
@@ -131,6 +134,16 @@ fn matching<'a>(lost: &Lost, answer: &'a Answer) -> Option<&'a LogRecord> {
     (is_it && record.index == lost.index).then_some(record)
 }
 
+/// Whether an entry that turned out not to be the lost one shows that this may be dropped: a leader holds it at this index, and nobody
+/// vouches for it.
+#[must_use]
+pub fn is_another_leaders(lost: &Lost, answers: &[Answer]) -> bool {
+    let mut holding = answers.iter().filter(|answer| matches!(answer.held, Held::Intact(_)));
+    lost.index > lost.committed
+        && holding.clone().any(|answer| leads(lost, answer))
+        && !holding.any(|answer| answer.vouched)
+}
+
 fn leads(lost: &Lost, answer: &Answer) -> bool {
     answer.leads_term > 0 && answer.leads_term >= lost.own_vote_term
 }
@@ -192,6 +205,16 @@ mod tests {
     const KNOWN: Lost = Lost { index: 7, term: Some(3), own_vote_term: 3, committed: 5, own: 1 };
     const NAMELESS: Lost = Lost { term: None, ..KNOWN };
     const COMMITTED: Lost = Lost { committed: 7, ..KNOWN };
+
+    #[test]
+    fn a_leaders_entry_that_is_not_the_lost_one_shows_that_the_leader_lacks_that() {
+        let shows = |lost: &Lost, answers: &[Answer]| is_another_leaders(lost, answers);
+        assert!(shows(&NAMELESS, &[absent(3), leading(4, intact(4))]));
+        assert!(!shows(&NAMELESS, &[intact(4)]), "nobody leads");
+        assert!(!shows(&NAMELESS, &[leading(2, intact(2))]), "an earlier term than this node's vote");
+        assert!(!shows(&NAMELESS, &[leading(4, intact(4)), vouched(intact(3))]), "somebody vouches for it");
+        assert!(!shows(&Lost { term: None, ..COMMITTED }, &[leading(4, intact(4))]), "it was committed");
+    }
 
     fn from(nodes: impl IntoIterator<Item = u64>, answers: Vec<Answer>) -> Vec<Answer> {
         nodes.into_iter().zip(answers).map(|(node, answer)| Answer { node, ..answer }).collect()

@@ -17,7 +17,7 @@ const HAND_OVER: Duration = Duration::from_secs(2);
 pub async fn supervise<H: Host>(node: Arc<H>, group: u32) {
     let log = node.params().log.clone();
     loop {
-        if is_held_back(&log, group) {
+        while is_held_back(&log, group) {
             if let Ok(running) = node.groups().get(group) {
                 take_out(&*node, &running).await;
             }
@@ -68,7 +68,8 @@ async fn bring_back<H: Host>(node: &Arc<H>, group: u32) -> bool {
             return false;
         }
     };
-    if !Group::index_fits(group, &node.params().index, &node.params().log) {
+    let log = &node.params().log;
+    if !Group::index_fits(group, &node.params().index, log) {
         let why = format!(
             "the index of group {group} does not fit the repaired log; it is rebuilt at the next start"
         );
@@ -90,6 +91,8 @@ async fn bring_back<H: Host>(node: &Arc<H>, group: u32) -> bool {
             node.event(group, "repaired", what);
             true
         }
+        // A start reads the log, too: what has rotted meanwhile is repaired like the rest.
+        Err(_) if is_held_back(log, group) => true,
         Err(error) => {
             node.fail(error.to_string());
             false
