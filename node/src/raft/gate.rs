@@ -180,12 +180,21 @@ impl Gate {
         GeoUnderWay(self.clone())
     }
 
-    /// The voters are others from now on; `before` are those of the old half while that is not committed.
+    /// The voters are others from now on; `before` are those of the old half while that is not committed. Whoever begins to vote has
+    /// acknowledged nothing as yet: what is remembered of it may be of a data directory that it has lost since, while it was a
+    /// learner or no member. Its next answer says what it holds.
     pub fn set_voters(&self, voters: Vec<Voter>, before: Vec<Voter>) {
         let is_unheld = |site: &&String| !voters.iter().any(|voter| voter.site == **site);
         let unheld_sites = self.sites.iter().filter(is_unheld).cloned().collect();
         {
             let mut inner = self.inner();
+            let Inner { leading, voters: known, before: known_before, .. } = &mut *inner;
+            if let Some(leading) = leading {
+                let known = known.iter().chain(known_before.iter()).map(|voter| voter.node_id);
+                let known: Vec<u64> = known.chain([self.node_id]).collect();
+                let joining = voters.iter().map(|voter| voter.node_id);
+                joining.filter(|node| !known.contains(node)).for_each(|node| leading.acks.forget(node));
+            }
             (inner.voters, inner.before, inner.unheld_sites) = (voters, before, unheld_sites);
         }
         self.advance();
