@@ -206,12 +206,7 @@ const MESSAGE_BYTES: usize = 512;
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine = &self.machine;
-        writeln!(
-            f,
-            "{} cores of {}, Linux {}, {}",
-            machine.cores, machine.cpu, machine.kernel, machine.architecture
-        )?;
+        writeln!(f, "{}", self.machine)?;
         writeln!(
             f,
             "five nodes, links delayed as declared, leader {}, disk {}, payload {} bytes, one client",

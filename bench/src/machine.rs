@@ -1,5 +1,6 @@
 //! What the figures were measured on.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -43,6 +44,20 @@ impl Machine {
             architecture: uname.machine().to_string_lossy().into_owned(),
         }
     }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cores, cpu, memory_bytes, kernel, architecture } = self;
+        let gib = mebibytes(*memory_bytes) / 1_024.0;
+        write!(f, "{cores} cores of {cpu}, {gib:.0} GiB, Linux {kernel}, {architecture}")
+    }
+}
+
+/// Bytes for people.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people, not for sums")]
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// Whether a directory lies in memory, where a flush costs nothing and figures mean nothing.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::bed::{Bed, BedArgs};
 use crate::load::{Case, Outcome, Pace, Second};
-use crate::machine::Machine;
+use crate::machine::{Machine, mebibytes};
 use crate::nodes::{LogCounters, Usage};
 use crate::work::{WorkArgs, name_of};
 
@@ -50,11 +50,6 @@ fn micros(nanoseconds: u64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "a figure for people, not for sums")]
 fn ratio(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure for people, not for sums")]
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 /// A node during one case.
@@ -331,13 +326,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine = &self.machine;
-        let gib = mebibytes(machine.memory_bytes) / 1_024.0;
-        writeln!(
-            f,
-            "{} cores of {}, {gib:.0} GiB, Linux {}, {}",
-            machine.cores, machine.cpu, machine.kernel, machine.architecture
-        )?;
+        writeln!(f, "{}", self.machine)?;
         writeln!(
             f,
             "five nodes ({}), leader {}, disk {}, class {}, payload {} bytes, {} s each",

@@ -412,7 +412,10 @@ async fn build_node(
         } else {
             match Group::start(group_params.of_group(group, &topology)).await {
                 Ok(running) => Standing::Running(running),
-                Err(_) if log.is_damaged(group) => Standing::Quarantined(Quarantine::default()),
+                Err(error) if log.is_damaged(group) => {
+                    tracing::warn!(group, %error, "the start has found rot");
+                    Standing::Quarantined(Quarantine::default())
+                }
                 Err(error) => return Err(error.into()),
             }
         });

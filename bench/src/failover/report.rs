@@ -90,12 +90,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine = &self.machine;
-        writeln!(
-            f,
-            "{} cores of {}, Linux {}, {}",
-            machine.cores, machine.cpu, machine.kernel, machine.architecture
-        )?;
+        writeln!(f, "{}", self.machine)?;
         writeln!(f, "five nodes, one-way delays as half the declared round trips; {}", self.timing)?;
         let mut table = Table::new();
         table.load_preset(UTF8_FULL_CONDENSED).set_header([

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, mebibytes};
 
 /// Longest latency that is told apart.
 const HIGHEST_NS: u64 = 120_000_000_000;
@@ -211,10 +211,6 @@ fn size(bytes: usize) -> String {
     }
 }
 
-fn mebibytes(bytes: u64) -> f64 {
-    float(bytes) / f64::from(1 << 20)
-}
-
 impl Report {
     fn strategy_table(&self) -> Table {
         let mut table = table(&["4 KiB, one at a time", "per second", "p50 us", "p99 us", "p99.9 us"], 1);
@@ -276,16 +272,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine = &self.machine;
-        writeln!(
-            out,
-            "{} cores of {}, {:.0} GiB, Linux {}, {}",
-            machine.cores,
-            machine.cpu,
-            mebibytes(machine.memory_bytes) / 1024.0,
-            machine.kernel,
-            machine.architecture
-        )?;
+        writeln!(out, "{}", self.machine)?;
         writeln!(out, "{}, {} s each", self.disk, self.seconds)?;
         writeln!(out, "{}", self.strategy_table())?;
         writeln!(out, "{}", self.cell_table())?;

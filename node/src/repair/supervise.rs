@@ -92,7 +92,10 @@ async fn bring_back<H: Host>(node: &Arc<H>, group: u32) -> bool {
             true
         }
         // A start reads the log, too: what has rotted meanwhile is repaired like the rest.
-        Err(_) if is_held_back(log, group) => true,
+        Err(error) if is_held_back(log, group) => {
+            tracing::warn!(group, %error, "more has rotted: the repair goes on");
+            true
+        }
         Err(error) => {
             node.fail(error.to_string());
             false
