@@ -41,7 +41,7 @@ pub use electorate::Electorate;
 pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;
 pub use leadership::{Candidate, LeadershipPolicy, better_leader};
-pub use membership::{Weaker, keeps_placement};
+pub use membership::{Weaker, held_in_its_site_without, keeps_placement};
 pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
 pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};

@@ -1,9 +1,10 @@
 //! Whether a change of the voters keeps the placement.
 //!
-//! Invariant: a change is allowed only if every zone whose loss could be borne before can be borne after it, counting at every
-//! moment only the voters that are there; and never, forced or not, if it leaves no quorum among them.
+//! Invariants: a change is allowed only if every zone whose loss could be borne before can be borne after it, counting at every
+//! moment only the voters that are there; and never, forced or not, if it leaves no quorum among them; a voter leaves its site
+//! only when the others there hold what it alone may have made `geo`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Class, Voter, majority, reachable};
 
@@ -58,6 +59,17 @@ pub fn keeps_placement(now: &[Voter], next: &[Voter], there: &BTreeSet<u64>) -> 
     Err(Weaker::Placement(format!("the loss of zone {names} could not be borne any more")))
 }
 
+/// Up to which index the other voters in the site of `leaving` have acknowledged the log. None: nobody else votes there, or it is
+/// no voter.
+///
+/// A majority of those who stay holds what is committed before the change is; that one of them is in this site it does not say.
+#[must_use]
+pub fn held_in_its_site_without(leaving: u64, voters: &[Voter], acked: &BTreeMap<u64, u64>) -> Option<u64> {
+    let site = &voters.iter().find(|voter| voter.node_id == leaving)?.site;
+    let others = voters.iter().filter(|voter| voter.node_id != leaving && voter.site == *site);
+    others.map(|voter| acked.get(&voter.node_id).copied().unwrap_or(0)).max()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -110,6 +122,18 @@ mod tests {
         let there = BTreeSet::from([1, 3]);
         let refused = keeps_placement(&voters("1:a 2:a 3:b"), &voters("1:a 2:a 3:b 5:c"), &there);
         assert!(matches!(refused, Err(Weaker::Quorum(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn what_the_rest_of_a_site_holds_is_its_best_voters() {
+        let voters = voters("1:a 2:a 3:b 4:b 5:c 6:c");
+        let acked = BTreeMap::from([(1, 9), (2, 8), (6, 9), (5, 7)]);
+        // who leaves, what the others of its site hold
+        for (leaving, held) in [(6, Some(7)), (5, Some(9)), (1, Some(8)), (2, Some(9)), (7, None)] {
+            assert_eq!(held_in_its_site_without(leaving, &voters, &acked), held, "{leaving}");
+        }
+        assert_eq!(held_in_its_site_without(6, &voters, &BTreeMap::new()), Some(0), "nobody was heard");
+        assert_eq!(held_in_its_site_without(5, &voters[..5], &acked), None, "the only one");
     }
 
     proptest! {
