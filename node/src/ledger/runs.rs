@@ -9,14 +9,15 @@
 //! the order of their checkpoints, and none is ever taken back; a run's filter holds all its keys.
 //!
 //! ```text
-//! block: record*, at least one           record: length of the next field u8 | journal id u32 big-endian, key |
-//!                                                seq u64 | content hash's first 16 bytes
+//! block: record*, at least one; the first shares nothing
+//! record: how many first bytes it shares with the key before u8 | length of the rest u8 | the rest of (journal id u32 big-endian,
+//!         key) | how many bytes seq takes u8 | seq, little-endian, without leading zeros | content hash's first 16 bytes
 //! ```
 
 use std::sync::Arc;
 
 use fastbloom::BloomFilter;
-use tercet_proto::canonical::Reader;
+use tercet_proto::canonical::{CanonicalError, Reader};
 
 use super::keys::KeyRecord;
 use super::store::{self, KeyIndex, LedgerError, Pair, TAG_KEY};
@@ -179,16 +180,23 @@ pub(super) fn encode<'a>(
     sorted.sort_unstable_by_key(|(key, _)| *key);
     let prefix = run_prefix(group, number);
     let mut pairs: Vec<Pair> = Vec::new();
+    let mut before: &[u8] = &[];
     for (key, record) in sorted {
         if pairs.last().is_none_or(|(_, block)| block.len() >= BLOCK_BYTES) {
             pairs.push(([&prefix, key].concat(), Vec::with_capacity(BLOCK_BYTES + 128)));
+            before = &[];
         }
         if let Some((_, block)) = pairs.last_mut() {
+            let shared = key.iter().zip(before).take_while(|(one, other)| one == other).count();
+            let seq = record.seq.to_le_bytes();
+            let seq = &seq[..seq.len() - record.seq.leading_zeros() as usize / 8];
             // Four bytes and a key of 64 at most.
-            block.push(u8::try_from(key.len()).unwrap_or(u8::MAX));
-            block.extend_from_slice(key);
-            block.extend_from_slice(&record.seq.to_le_bytes());
+            block.extend([shared, key.len() - shared].map(|count| u8::try_from(count).unwrap_or(u8::MAX)));
+            block.extend_from_slice(&key[shared..]);
+            block.push(u8::try_from(seq.len()).unwrap_or(u8::MAX));
+            block.extend_from_slice(seq);
             block.extend_from_slice(&record.content);
+            before = key;
         }
     }
     pairs
@@ -198,11 +206,20 @@ fn for_each_record(block: &[u8], each: &mut dyn FnMut(&[u8], KeyRecord)) -> Resu
     if block.is_empty() {
         return Err(CORRUPT);
     }
+    let mut key = Vec::new();
     store::read_all(block, "run of keys", |reader: &mut Reader<'_>| {
         while !reader.is_empty() {
-            let len = reader.u8("")?;
-            let key = reader.bytes(usize::from(len), "")?;
-            each(key, KeyRecord { seq: reader.u64("")?, content: reader.array("")? });
+            let (shared, rest) = (reader.u8("")?, reader.u8("")?);
+            let invalid = CanonicalError::Invalid { what: "run of keys" };
+            if usize::from(shared) > key.len() {
+                return Err(invalid);
+            }
+            key.truncate(shared.into());
+            key.extend_from_slice(reader.bytes(rest.into(), "")?);
+            let len = usize::from(reader.u8("")?);
+            let mut seq = [0; 8];
+            seq.get_mut(..len).ok_or(invalid)?.copy_from_slice(reader.bytes(len, "")?);
+            each(&key, KeyRecord { seq: u64::from_le_bytes(seq), content: reader.array("")? });
         }
         Ok(())
     })

@@ -38,6 +38,11 @@ pub fn keeps_placement(now: &[Voter], next: &[Voter], there: &BTreeSet<u64>) -> 
             format!("{present} of {} voters would be in contact, {} are needed", next.len(), majority(next));
         return Err(Weaker::Quorum(why));
     }
+    if reachable(Class::City, now, there).is_err() {
+        // Nothing can be acknowledged as it is.
+        return Ok(());
+    }
+    reachable(Class::City, next, there).map_err(Weaker::Placement)?;
     let after = borne(next, there);
     // A zone that has no voter afterwards can be lost.
     let has_voter = |zone: &&str| next.iter().any(|voter| voter.zone == *zone);
@@ -105,6 +110,10 @@ mod tests {
             // A replacement comes first, the old one goes then.
             ("1:a 2:a 3:b 4:b 5:c 6:c", "1:a 2:a 3:b 4:b 6:c", &[][..], None),
             ("1:a 2:b 3:c", "1:a 2:b 3:c 4:d", &[][..], None),
+            // All that is left is in one zone, as before it was in contact; a second zone helps, although all hangs on it.
+            ("1:a 2:a 3:b", "1:a 2:a", &[3][..], None),
+            ("1:a 2:a", "1:a 2:a 3:b", &[][..], None),
+            ("1:a 2:a 3:b", "1:a 2:a", &[][..], Some("a second zone besides a")),
         ];
         for (now, next, away, expected) in rows {
             let (now, next) = (voters(now), voters(next));

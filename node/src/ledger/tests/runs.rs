@@ -69,3 +69,22 @@ fn a_missing_run_a_torn_block_and_an_empty_index_are_told_apart() {
     index.commit(torn.into_iter().map(|(key, block)| (key, Some(block[..9].to_vec()))).collect());
     assert_eq!(Runs::restore(5, &index, &mut hash).unwrap_err(), LedgerError::Corrupt("run of keys"));
 }
+
+#[test]
+fn a_block_has_these_bytes() {
+    let keys = [
+        (b"\0\0\0\x01order-1".as_slice(), KeyRecord { seq: 0x1234, content: [7; 16] }),
+        (b"\0\0\0\x01order-10".as_slice(), KeyRecord { seq: 5, content: [8; 16] }),
+        (b"\0\0\0\x02x".as_slice(), KeyRecord { seq: 1 << 56, content: [9; 16] }),
+    ];
+    let pairs = encode(5, 1, keys.iter().map(|(key, record)| (*key, record)));
+    let [(_, block)] = pairs.as_slice() else { panic!("{pairs:?}") };
+    let mut expected = vec![0, 11];
+    expected.extend(b"\0\0\0\x01order-1\x02\x34\x12");
+    expected.extend([7; 16]);
+    expected.extend(b"\x0b\x010\x01\x05");
+    expected.extend([8; 16]);
+    expected.extend(b"\x03\x02\x02x\x08\0\0\0\0\0\0\0\x01");
+    expected.extend([9; 16]);
+    assert_eq!(*block, expected);
+}
