@@ -81,7 +81,12 @@ async fn attempt(cluster: &Cluster, change: MemberChange, force: bool) -> Result
 /// The node's data directory is lost, if no other node has lost anything.
 fn lose(cluster: &Cluster, id: u64) {
     let Some(node) = cluster.node(id) else { return };
-    let is_voter = cluster.members().is_some_and(|members| members.voters.contains(&id));
+    // Whoever votes is known to a leader; and of two voters none can be spared.
+    let Some(Members { voters, .. }) = cluster.members() else { return };
+    let is_voter = voters.contains(&id);
+    if is_voter && voters.len() < 3 {
+        return;
+    }
     if cluster.may_ail(id) && cluster.losing(id, is_voter) {
         node.kill(PowerLoss::LosesAll);
         cluster.trace().event(format_args!("{} has lost its data directory", node.name));

@@ -1,7 +1,7 @@
 //! Whether a change of the voters keeps the placement.
 //!
-//! Invariants: a change is allowed only if every zone whose loss could be borne before can be borne after it, counting at every
-//! moment only the voters that are there; and never, forced or not, if it leaves no quorum among them; a voter leaves its site
+//! Invariants: a change is allowed only if every zone and every node whose loss could be borne before can be borne after it, counting
+//! at every moment only the voters that are there; and never, forced or not, if it leaves no quorum among them; a voter leaves its site
 //! only when the others there hold what it alone may have made `geo`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,14 +17,16 @@ pub enum Weaker {
     Quorum(String),
 }
 
-/// Zones whose loss the voters that are there bear: the rest elects a leader and reaches class `city`.
+/// Whether the voters that are there, without those that are `lost`, elect a leader and reach class `city`.
+fn bear(voters: &[Voter], there: &BTreeSet<u64>, lost: impl Fn(&Voter) -> bool) -> bool {
+    let left = voters.iter().filter(|voter| there.contains(&voter.node_id) && !lost(voter));
+    reachable(Class::City, voters, &left.map(|voter| voter.node_id).collect()).is_ok()
+}
+
+/// Zones whose loss the voters that are there bear.
 fn borne<'v>(voters: &'v [Voter], there: &BTreeSet<u64>) -> BTreeSet<&'v str> {
     let zones: BTreeSet<&str> = voters.iter().map(|voter| voter.zone.as_str()).collect();
-    let left = |zone: &str| -> BTreeSet<u64> {
-        let stays = |voter: &&Voter| voter.zone != zone && there.contains(&voter.node_id);
-        voters.iter().filter(stays).map(|voter| voter.node_id).collect()
-    };
-    zones.into_iter().filter(|zone| reachable(Class::City, voters, &left(zone)).is_ok()).collect()
+    zones.into_iter().filter(|zone| bear(voters, there, |voter| voter.zone == *zone)).collect()
 }
 
 /// Whether the voters may become `next`; `there` are the nodes in contact, of both.
@@ -57,11 +59,19 @@ pub fn keeps_placement(now: &[Voter], next: &[Voter], there: &BTreeSet<u64>) -> 
     let mut fatal = lost;
     fatal.extend(new);
     fatal.dedup();
-    if fatal.is_empty() {
-        return Ok(());
+    if !fatal.is_empty() {
+        let names = fatal.join(" or of zone ");
+        return Err(Weaker::Placement(format!("the loss of zone {names} could not be borne any more")));
     }
-    let names = fatal.join(" or of zone ");
-    Err(Weaker::Placement(format!("the loss of zone {names} could not be borne any more")))
+    let alone = |voters: &[Voter], node: u64| bear(voters, there, |voter| voter.node_id == node);
+    let mut stay = next.iter().filter(|voter| now.contains(voter) && there.contains(&voter.node_id));
+    match stay.find(|voter| alone(now, voter.node_id) && !alone(next, voter.node_id)) {
+        None => Ok(()),
+        Some(Voter { node_id, zone, .. }) => {
+            let why = format!("the loss of node {node_id}, of zone {zone}, could not be borne any more");
+            Err(Weaker::Placement(why))
+        }
+    }
 }
 
 /// Up to which index the other voters in the site of `leaving` have acknowledged the log. None: nobody else votes there, or it is
@@ -113,6 +123,9 @@ mod tests {
             // All that is left is in one zone, as before it was in contact; a second zone helps, although all hangs on it.
             ("1:a 2:a 3:b", "1:a 2:a", &[3][..], None),
             ("1:a 2:a", "1:a 2:a 3:b", &[][..], None),
+            // No zone can be lost before or after, but a node can before.
+            ("1:a 3:b 4:b", "1:a 4:b", &[][..], Some("node 4, of zone b")),
+            ("1:a 3:b 4:b", "1:a 4:b", &[3][..], None),
             ("1:a 2:a 3:b", "1:a 2:a", &[][..], Some("a second zone besides a")),
         ];
         for (now, next, away, expected) in rows {
