@@ -65,9 +65,8 @@ mod tests {
         let places = [(1, "a", "x"), (3, "b", "x"), (5, "c", "y")];
         let places = places.map(|(node, zone, site)| Voter::new(node, zone, site));
         let electorates = Electorates::new(&places, [1, 3, 5].into());
-        let mut disks = Disks::default();
-        disks.now = [(1, disk(true)), (3, disk(true)), (5, disk(false))].into();
-        disks.wiped.push((5, Instant::now(), disk(true)));
+        let now = [(1, disk(true)), (3, disk(true)), (5, disk(false))].into();
+        let mut disks = Disks { now, wiped: vec![(5, Instant::now(), disk(true))] };
         tokio::time::sleep(LOOK_MAX * 2).await;
         let says = |term, disks: &Disks| {
             let point_of = |index| Some(LogPoint { term: 2, index });
