@@ -10,7 +10,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("ack-before-fsync", "the log answers a batch when it is submitted"),
     ("vote-not-persisted", "the log answers a vote and does not write it"),
     ("append-flushed-early", "openraft is told that an append is flushed when the log has taken it"),
-    ("vote-passes-entries", "a vote is said to be flushed while earlier entries are not"),
     ("committed-truncated", "a start drops the last record of the log"),
     ("read-without-quorum", "a leader reads without asking anybody whether it still leads"),
     ("keys-lost", "keys that a checkpoint has moved to the index are not found again"),

@@ -62,7 +62,7 @@ impl LogStore {
 
     /// Whether an entry of the present log is durable, or has become so within this time.
     pub async fn is_durable(&self, id: &LogId, within: Duration) -> bool {
-        let durable = || self.log.is_durable(self.group, to_point(id)) || mutants::is("vote-passes-entries");
+        let durable = || self.log.is_durable(self.group, to_point(id));
         if durable() {
             return true;
         }
