@@ -246,15 +246,13 @@ impl Witness {
 
     /// Looks at what a leader counts and takes for placed, not longer than [`LOOK_MAX`] after the last look.
     pub fn placed(&self, node: u64, group: &Group, log: &SegmentLog) {
-        if group.leading_term().is_none() {
-            return;
-        }
+        let Some(term) = group.leading_term() else { return };
         let (voters, known) = (group.members().voters, group.gate().placed().known);
         let mut inner = self.lock();
         inner.electorates.named(&voters);
         let Inner { disks, electorates, watermarks, .. } = &mut *inner;
         let point_of = |index| log.point(group.id(), index);
-        let judgement = watermarks.says(node, known, point_of, disks, electorates);
+        let judgement = watermarks.says((node, term), known, point_of, disks, electorates);
         self.judge(judgement, &mut inner);
     }
 

@@ -41,7 +41,7 @@ pub use electorate::Electorate;
 pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;
 pub use leadership::{Candidate, LeadershipPolicy, better_leader};
-pub use membership::{Weaker, keeps_placement};
+pub use membership::{Weaker, held_in_its_site_without, keeps_placement};
 pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
 pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
@@ -172,23 +172,18 @@ fn majority(voters: &[Voter]) -> usize {
 
 /// What the class demands besides a majority and `holding` lacks, in words.
 fn missing_places(class: Class, voters: &[Voter], holding: &[&Voter]) -> Option<String> {
-    match class {
-        Class::City => {
-            let held = in_order(holding.iter().map(|voter| voter.zone.as_str()));
-            let there_are = in_order(voters.iter().map(|voter| voter.zone.as_str())).len();
-            match held.as_slice() {
-                [] => Some("two zones".to_owned()),
-                [only] if there_are > 1 => Some(format!("a second zone besides {only}")),
-                _ => None,
-            }
-        }
-        Class::Geo => {
-            let lost: Vec<&str> = in_order(voters.iter().map(|voter| voter.site.as_str()))
-                .into_iter()
-                .filter(|site| !holding.iter().any(|voter| voter.site == *site))
-                .collect();
-            (!lost.is_empty()).then(|| format!("a voter in site {}", lost.join(" and in site ")))
-        }
+    let lost: Vec<&str> = in_order(voters.iter().map(|voter| voter.site.as_str()))
+        .into_iter()
+        .filter(|site| class == Class::Geo && !holding.iter().any(|voter| voter.site == *site))
+        .collect();
+    if !lost.is_empty() {
+        return Some(format!("a voter in site {}", lost.join(" and in site ")));
+    }
+    // Wherever the voters are: if all of them are in one zone, nothing is in two.
+    match in_order(holding.iter().map(|voter| voter.zone.as_str())).as_slice() {
+        [] => Some("two zones".to_owned()),
+        [only] => Some(format!("a second zone besides {only}")),
+        _ => None,
     }
 }
 

@@ -105,6 +105,41 @@ async fn a_key_makes_one_entry_whoever_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn known_keys_of_several_requests_get_their_receipts_in_any_order() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client();
+    create_journal(&client).await;
+    let mut first = std::collections::BTreeMap::new();
+    for batch in 0..3 {
+        let entries = (0..50).map(|n| payment(&format!("{batch}-{n}"), n + 1)).collect();
+        let receipts = client.append(request(entries)).await.expect("an append").receipts;
+        first.extend(receipts.into_iter().map(|receipt| (receipt.key.clone(), receipt)));
+    }
+    // Every third of each, from the last to the first, with one that is new.
+    let mut again = Vec::new();
+    for batch in 0..3 {
+        again.extend((0..50).step_by(3).map(|n| payment(&format!("{batch}-{n}"), n + 1)));
+    }
+    again.reverse();
+    again.insert(20, payment("new", 1));
+    let receipts = client.append(request(again.clone())).await.expect("replays").receipts;
+    assert_eq!(receipts.len(), again.len());
+    for (entry, receipt) in again.iter().zip(&receipts) {
+        assert_eq!(receipt.key, entry.key);
+        let Some(first) = first.get(&receipt.key) else {
+            assert_eq!((receipt.key.as_str(), receipt.seq, receipt.replayed), ("new", 151, false));
+            continue;
+        };
+        assert!(receipt.replayed);
+        assert_eq!(
+            (receipt.seq, &receipt.entry_hash, &receipt.chain_hash, receipt.recorded_at_us),
+            (first.seq, &first.entry_hash, &first.chain_hash, first.recorded_at_us)
+        );
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_refused_and_names_the_field() {
     let cluster = Cluster::start().await;
     let client = cluster.client_of(&cluster.follower().await);

@@ -35,7 +35,7 @@ const LEAF_FANOUT: usize = 32;
 const ZSTD_LEVEL: i32 = -50;
 
 /// After so many bytes of keys and values sled is opened anew: it would keep all of them in memory.
-const REOPEN_BYTES: usize = 48 << 20;
+const REOPEN_BYTES: usize = 16 << 20;
 /// How long the old handle's lock on the directory may outlive it.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -28,6 +28,11 @@ impl Electorates {
         Self { places, sites, named: vec![(Instant::now(), voters)] }
     }
 
+    /// When the first voters came into force.
+    pub(super) fn began(&self) -> Instant {
+        self.named.first().map_or_else(Instant::now, |(at, _)| *at)
+    }
+
     /// A leader counts these.
     pub(super) fn named(&mut self, voters: &BTreeSet<u64>) {
         if !voters.is_empty() && self.named.last().is_none_or(|(_, last)| last != voters) {

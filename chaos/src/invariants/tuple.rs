@@ -10,9 +10,8 @@ use crate::sim::disk::Durable;
 pub(super) fn check(node: u64, proof: &Proof, durable: &Durable) -> Result<(), String> {
     // That its end has rotted, its log says; the tuple lies elsewhere.
     let last = durable.terms.keys().chain(durable.rotten.keys()).max().copied().unwrap_or(0);
-    // What is not committed may be truncated between the answer and the keeping.
-    let truncated = durable.truncated.iter().map(|(_, index)| *index).max().unwrap_or(0);
-    if proof.geo_acked <= last && proof.flushed <= last.max(truncated) {
+    // What is not committed may be truncated after the answer.
+    if proof.geo_acked <= last && proof.flushed <= last.max(durable.dropped_up_to) {
         return Ok(());
     }
     let Proof { geo_acked, flushed, term, .. } = proof;
@@ -74,8 +73,7 @@ mod tests {
 
     #[test]
     fn a_tuple_is_kept_after_what_it_claims() {
-        let durable =
-            Durable { terms: [(1, 1), (2, 1)].into(), truncated: [(1, 3)].into(), ..Durable::default() };
+        let durable = Durable { terms: [(1, 1), (2, 1)].into(), dropped_up_to: 3, ..Durable::default() };
         let claims =
             |geo_acked, flushed| check(5, &Proof { geo_acked, flushed, ..Proof::default() }, &durable);
         assert!(claims(2, 2).is_ok());

@@ -235,6 +235,10 @@ async fn receipts(
     (entries, told): (&[EntryOutcome], &Told),
 ) -> Outcome {
     let reader = Reader::new(group, &request.journal);
+    let originals = match reader.replayed(entries, told.class, REQUEST_TIMEOUT).await {
+        Ok(originals) => originals,
+        Err(refusal) => return unknown(refusal.to_string()),
+    };
     let mut receipts = Vec::with_capacity(entries.len());
     for (entry, outcome) in request.entries.iter().zip(entries) {
         let (seq, replayed) = match outcome {
@@ -247,22 +251,16 @@ async fn receipts(
                 (told.class, (Hash32(*entry_hash), Hash32(*chain_hash), *recorded_at_us))
             }
             EntryOutcome::Replayed { seq } => {
-                let original = match reader.original(*seq) {
+                let original = match originals.get(*seq) {
                     Ok(original) => original,
                     Err(refusal) => return unknown(refusal.to_string()),
                 };
                 let first = Class::of_request(original.asked, group.class_of_journal(&request.journal));
-                if first > told.class {
-                    let placed = group.wait_placed(first, original.log_index, REQUEST_TIMEOUT).await;
-                    if let Err(refusal) = placed {
-                        return unknown(refusal.to_string());
-                    }
-                }
                 // What was acknowledged degraded is shown for ever, and is no `geo` for that.
                 let is_geo = group.gate().placed().known.geo >= original.log_index;
                 let reached = if first > told.class && is_geo { first } else { told.class };
-                let stored = original.stored;
-                (reached, (hash(&stored.entry_hash), hash(&stored.chain_hash), stored.recorded_at_us))
+                let hashes = (Hash32(original.entry_hash), Hash32(original.chain_hash));
+                (reached, (hashes.0, hashes.1, original.recorded_at_us))
             }
         };
         match group.point_of(&request.journal, seq) {

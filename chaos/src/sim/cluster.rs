@@ -13,6 +13,7 @@ use tercet_node::reader::Reader;
 use tercet_proto::canonical::JournalSettings;
 use tercet_proto::v1;
 use tercet_storage::LogOptions;
+use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{Contacts, SimLedger};
@@ -42,6 +43,8 @@ pub struct Cluster {
     /// The node whose data directory is lost, and whether it voted. It must not start before it is no member any more.
     lost: Mutex<Option<(u64, bool)>>,
     contacts: Contacts,
+    /// Held for reading while a fault changes the members.
+    pub changing: RwLock<()>,
 }
 
 impl Drop for Cluster {
@@ -96,7 +99,8 @@ impl Cluster {
         let contacts = Arc::new(Mutex::new(nodes.iter().map(|node| (node.id, node.name.clone())).collect()));
         // Where members change, the voters may be fewer.
         let most_ailing = if plan.changes_members() { 1 } else { (common.voters.len() - 1) / 2 };
-        Ok(Self { nodes, most_ailing, common, recorder, lost: Mutex::default(), contacts })
+        let (lost, changing) = (Mutex::default(), RwLock::default());
+        Ok(Self { nodes, most_ailing, common, recorder, lost, contacts, changing })
     }
 
     /// The trace.

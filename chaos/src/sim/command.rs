@@ -59,6 +59,9 @@ pub struct MutantsArgs {
     /// Only this one [default: all of them]
     #[arg(long, value_name = "NAME")]
     pub only: Option<String>,
+    /// Count only violations that begin with this: `quarantine`, say, for the invariant of that name
+    #[arg(long, value_name = "TEXT")]
+    pub by: Option<String>,
     /// Seeds that a mutant may take
     #[arg(long, default_value_t = 200)]
     pub limit: u64,
@@ -269,6 +272,13 @@ pub fn mutants(args: &MutantsArgs) -> Result<Verdict> {
         "there is no such mutant; there are {:?}",
         tercet_storage::mutants::ALL
     );
+    // A violation begins with the time, if it was seen while the seed ran.
+    let what_of = |violation: &str| {
+        let rest = violation.strip_prefix("at ").and_then(|timed| timed.split_once(": "));
+        rest.map_or(violation.to_owned(), |(_, what)| what.to_owned())
+    };
+    let counts =
+        |violation: &str| args.by.as_ref().is_none_or(|by| what_of(violation).starts_with(by.as_str()));
     // Mutants panic, and that is as good a death as any.
     std::panic::set_hook(Box::new(|_| ()));
     let mut survivors = 0;
@@ -276,7 +286,8 @@ pub fn mutants(args: &MutantsArgs) -> Result<Verdict> {
         let mut killed = None;
         each_seed(0..args.limit, args.jobs, Some(name), |outcome| {
             let outcome = outcome?;
-            killed = outcome.violations.first().map(|first| (outcome.seed, first.clone()));
+            let mut counted = outcome.violations.iter().filter(|violation| counts(violation));
+            killed = counted.next().map(|first| (outcome.seed, first.clone()));
             Ok(killed.is_none())
         })?;
         match killed {

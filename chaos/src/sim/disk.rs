@@ -26,6 +26,8 @@ pub struct Durable {
     pub terms: BTreeMap<u64, u64>,
     /// (term, index) of entries that were durable and have been truncated since.
     pub truncated: BTreeSet<(u64, u64)>,
+    /// The highest index of an entry that was ever truncated, in this life of the node or a former one.
+    pub dropped_up_to: u64,
     /// Terms of the entries by index that were durable and that rot has taken since; until they are restored or truncated.
     pub rotten: BTreeMap<u64, u64>,
     /// The newest vote: its number in the group, its term, for whom.
@@ -58,7 +60,14 @@ impl Durable {
         let all = self.terms.iter().chain(&self.rotten);
         found.rotten =
             all.filter(|(index, term)| !found.holds(**term, **index)).map(|(i, t)| (*i, *t)).collect();
+        found.dropped_up_to = self.dropped_up_to;
         found
+    }
+
+    fn drop_entries(&mut self, dropped: BTreeMap<u64, u64>) {
+        let last = dropped.last_key_value().map_or(0, |(index, _)| *index);
+        self.dropped_up_to = last.max(self.dropped_up_to);
+        self.truncated.extend(dropped.into_iter().map(|(index, term)| (term, index)));
     }
 
     fn apply(&mut self, change: &Change) {
@@ -70,7 +79,7 @@ impl Durable {
             Change::Truncate { kept } => {
                 self.rotten.split_off(&(kept + 1));
                 let dropped = self.terms.split_off(&(kept + 1));
-                self.truncated.extend(dropped.into_iter().map(|(index, term)| (term, index)));
+                self.drop_entries(dropped);
             }
             Change::Vote { number, term, voted_for } => {
                 if self.vote.is_none_or(|(known, ..)| known <= number) {
@@ -142,7 +151,7 @@ impl PacedDisk {
     pub fn repaired(&self) {
         let durable = &mut self.pace().durable;
         let dropped = std::mem::take(&mut durable.rotten);
-        durable.truncated.extend(dropped.into_iter().map(|(index, term)| (term, index)));
+        durable.drop_entries(dropped);
     }
 
     /// What was durable for certain: what an interrupted truncation may have dropped is not.

@@ -19,15 +19,16 @@ const TRANSFER: Duration = Duration::from_secs(1);
 /// Starts every fault at its time; completes when the plan's time is over.
 pub async fn drive(cluster: &Arc<Cluster>, plan: &Plan) {
     let begin = Instant::now();
+    let end = begin + Duration::from_millis(plan.faulty_ms);
     for (number, fault) in (1..).zip(&plan.faults) {
         sleep_until(begin + Duration::from_millis(fault.at_ms)).await;
         let (cluster, fault) = (cluster.clone(), fault.clone());
-        tokio::spawn(async move { happen(&cluster, number, &fault).await });
+        tokio::spawn(async move { happen(&cluster, number, &fault, end).await });
     }
-    sleep_until(begin + Duration::from_millis(plan.faulty_ms)).await;
+    sleep_until(end).await;
 }
 
-async fn happen(cluster: &Arc<Cluster>, number: u64, fault: &Fault) {
+async fn happen(cluster: &Arc<Cluster>, number: u64, fault: &Fault, end: Instant) {
     let nodes: Vec<u64> = fault.nodes.iter().filter_map(|name| resolve(cluster, name)).collect();
     let what = format!("{:?} {} {:?} {:?} {}", fault.kind, fault.shape, nodes, fault.links, fault.amount);
     cluster.trace().event(format_args!("fault {number} begins: {what}"));
@@ -58,7 +59,9 @@ async fn happen(cluster: &Arc<Cluster>, number: u64, fault: &Fault) {
             FaultKind::AddMember
             | FaultKind::PromoteMember
             | FaultKind::RemoveMember
-            | FaultKind::ReplaceMember => members::happen(cluster, fault.kind, node.id, over).await,
+            | FaultKind::ReplaceMember => {
+                members::happen(cluster, fault.kind, node.id, over.min(end)).await;
+            }
             FaultKind::Cut | FaultKind::Flap | FaultKind::SlowLink | FaultKind::Lossy => {}
         }
     }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Invariants: a node whose disk is gone does not start before its removal is committed (decisions 0004 and 0015); one node at a
-//! time is in that state; nothing is forced while things go wrong, so the placement is kept at every step until the mending.
+//! time is in that state; nothing is forced while things go wrong, so the placement is kept at every step until the mending; that
+//! begins when no fault's change is under way any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ const MEND: Duration = Duration::from_secs(60);
 
 /// Carries out a member change of a plan, until `over` at the latest.
 pub(super) async fn happen(cluster: &Arc<Cluster>, kind: FaultKind, node: u64, over: Instant) {
+    let _changing = cluster.changing.read().await;
     let done = match kind {
         FaultKind::AddMember => change(cluster, MemberChange::Add(node), over, false).await.map(drop),
         FaultKind::PromoteMember => change(cluster, MemberChange::Promote(node), over, false).await.map(drop),
@@ -79,7 +81,12 @@ async fn attempt(cluster: &Cluster, change: MemberChange, force: bool) -> Result
 /// The node's data directory is lost, if no other node has lost anything.
 fn lose(cluster: &Cluster, id: u64) {
     let Some(node) = cluster.node(id) else { return };
-    let is_voter = cluster.members().is_some_and(|members| members.voters.contains(&id));
+    // Whoever votes is known to a leader; and of two voters none can be spared.
+    let Some(Members { voters, .. }) = cluster.members() else { return };
+    let is_voter = voters.contains(&id);
+    if is_voter && voters.len() < 3 {
+        return;
+    }
     if cluster.may_ail(id) && cluster.losing(id, is_voter) {
         node.kill(PowerLoss::LosesAll);
         cluster.trace().event(format_args!("{} has lost its data directory", node.name));
@@ -125,6 +132,8 @@ async fn promote(cluster: &Cluster, id: u64, over: Instant, force: bool) -> Resu
 /// # Errors
 /// It does not come to that in time, with everything healed.
 pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), Unmet> {
+    // What a fault asked for last may still be carried out.
+    let _changing = cluster.changing.write().await;
     let over = Instant::now() + MEND;
     let unmet =
         |why: Unmet| format!("liveness: in {MEND:?} after healing the first members are not back: {why}");
@@ -136,7 +145,7 @@ pub(super) async fn mend(cluster: &Arc<Cluster>, voters: &[u64]) -> Result<(), U
         promote(cluster, id, over, true).await.map_err(unmet)?;
     }
     for id in cluster.ids().filter(|id| !voters.contains(id)) {
-        while let Err(why) = attempt(cluster, MemberChange::Remove(id), true).await {
+        while let Err(why) = attempt(cluster, MemberChange::Remove(id), false).await {
             if Instant::now() >= over {
                 return Err(unmet(why));
             }

@@ -173,6 +173,8 @@ impl SimNode {
             let params = params.clone();
             match scope.spawn(async move { Group::start(params).await }).await {
                 Ok(Ok(group)) => Standing::Running(group),
+                // As in the server: it is the supervisor that repairs and starts it.
+                Ok(Err(_)) if log.is_damaged(GROUP) => Standing::Quarantined(Quarantine::default()),
                 Ok(Err(error)) => return Err(format!("{}: the group does not start: {error}", self.name)),
                 Err(error) if error.is_cancelled() => return Ok(()),
                 Err(error) => return Err(format!("{}: starting the group: {error}", self.name)),

@@ -26,7 +26,7 @@ use super::{
 const EXPECTED_KEYS_MAX: usize = 1 << 22;
 /// A checkpoint is due when so many entries have been applied since the last, or, in a large ledger, a part of all of them ...
 const CHECKPOINT_ENTRIES_MIN: u64 = 50_000;
-const RUNS_WANTED: u64 = 16;
+const RUNS_WANTED: u64 = 64;
 /// ... but never more than these: they are kept in memory meanwhile, and applied anew after a crash.
 const CHECKPOINT_ENTRIES_MAX: u64 = 400_000;
 

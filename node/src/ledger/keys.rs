@@ -7,21 +7,21 @@
 //! key; outcomes never depend on the hash seed or on the filter's false positives, which only cost a lookup.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fastbloom::BloomFilter;
 
-use super::runs::{self, Range, Runs};
+use super::runs::{self, Range, Run, Runs};
 use super::store::{KeyIndex, LedgerError, Pair};
 use super::table::ByteTable;
 
 /// Bytes of the content hash that are kept per key.
 pub(super) const CONTENT_BYTES: usize = 16;
 
-/// First filter's capacity; each further one holds twice as many.
-const FILTER_FIRST_ITEMS: usize = 64 * 1024;
-/// Per filter. With a dozen filters about 1 of 800 new keys costs a search of the runs.
-const FILTER_FALSE_POSITIVES: f64 = 0.000_1;
+/// First part's capacity; each further one holds four times as many, since a new key is looked for in all of them.
+const FILTER_FIRST_ITEMS: usize = 1 << 20;
+/// Per part. What is let through meets the runs' own filters; the fewer bits a key sets here, the less an append costs.
+const FILTER_FALSE_POSITIVES: f64 = 0.01;
 
 /// What is kept of an entry under its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Filter {
 
     fn insert(&mut self, hash: u64) {
         if self.items >= self.capacity {
-            self.capacity *= 2;
+            self.capacity *= 4;
             self.items = 0;
             self.parts.push(Self::part(self.capacity));
         }
@@ -97,9 +97,11 @@ pub(super) struct Keys {
 
 /// The keys that a checkpoint writes as one run.
 pub(super) struct Frozen {
-    run: u64,
+    number: u64,
     range: Range,
     table: ByteTable<KeyRecord>,
+    /// Made by whoever writes the checkpoint, beside the appends.
+    run: OnceLock<Arc<Run>>,
 }
 
 impl Frozen {
@@ -110,7 +112,13 @@ impl Frozen {
 
     /// The index pairs of the run, ascending.
     pub(super) fn encode(&self, group: u32) -> Vec<Pair> {
-        runs::encode(group, self.run, self.table.iter())
+        self.known();
+        runs::encode(group, self.number, self.table.iter())
+    }
+
+    /// What is known of the run without reading it.
+    fn known(&self) -> &Arc<Run> {
+        self.run.get_or_init(|| Arc::new(Run::new(self.range.clone(), self.table.hashes_from(0))))
     }
 }
 
@@ -155,7 +163,7 @@ impl Keys {
         {
             return Ok(Some(*frozen.table.value(number)));
         }
-        self.runs.find(self.group, self.index.as_ref(), key.as_bytes())
+        self.runs.find(self.group, self.index.as_ref(), (key.hash, key.as_bytes()))
     }
 
     /// Remembers a new key, to be kept by [`Keys::keep`] or forgotten by [`Keys::forget`].
@@ -189,9 +197,10 @@ impl Keys {
     /// Hands the hot keys to a checkpoint; they stay findable.
     pub(super) fn freeze(&mut self) -> Arc<Frozen> {
         let frozen = Arc::new(Frozen {
-            run: self.runs.next_number(),
+            number: self.runs.next_number(),
             range: std::mem::take(&mut self.hot_range),
             table: std::mem::take(&mut self.hot),
+            run: OnceLock::new(),
         });
         self.frozen = Some(frozen.clone());
         frozen
@@ -203,22 +212,24 @@ impl Keys {
         if let Some(frozen) = self.frozen.take()
             && frozen.len() > 0
         {
-            self.runs.push(frozen.range.clone());
+            self.runs.push(frozen.known().clone());
         }
     }
 
     /// Reads the runs of the index, and takes their keys into the filter.
     pub(super) fn load(&mut self) -> Result<(), LedgerError> {
         let (seed, filter) = (&self.seed, &mut self.filter);
-        self.runs = Runs::restore(self.group, self.index.as_ref(), &mut |key, _| {
-            filter.insert(seed.hash_one(key));
+        self.runs = Runs::restore(self.group, self.index.as_ref(), &mut |key| {
+            let hash = seed.hash_one(key);
+            filter.insert(hash);
+            hash
         })?;
         Ok(())
     }
 
     /// Everything that is known, from all places, by key: for the digest.
     pub(super) fn for_each(&self, each: &mut dyn FnMut(&[u8], KeyRecord)) -> Result<(), LedgerError> {
-        Runs::restore(self.group, self.index.as_ref(), each)?;
+        runs::scan(self.group, self.index.as_ref(), &mut |_, key, record| each(key, record))?;
         let frozen = self.frozen.iter().map(|frozen| &frozen.table);
         for table in frozen.chain([&self.hot]) {
             table.iter().for_each(|(key, record)| each(key, *record));

@@ -32,7 +32,7 @@ pub(super) const TAG_NODE: u8 = b'R';
 pub(super) const TAG_REGIME: u8 = b'G';
 
 /// Version byte of the values that have one.
-pub(super) const VALUE_VERSION: u8 = 2;
+pub(super) const VALUE_VERSION: u8 = 3;
 
 /// The index could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -132,7 +132,7 @@ impl<V> ByteTable<V> {
     }
 
     /// The hashes of the items from number `from` on.
-    pub(super) fn hashes_from(&self, from: usize) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn hashes_from(&self, from: usize) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.items[from..].iter().map(|item| item.hash)
     }
 

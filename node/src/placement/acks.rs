@@ -59,14 +59,16 @@ impl Acks {
     pub fn meet(&mut self, node_id: u64, incarnation: u64) {
         let is_another =
             self.incarnations.insert(node_id, incarnation).is_some_and(|before| before != incarnation);
-        if is_another && !mutants::is("incarnation-ignored") {
+        if is_another {
             self.forget(node_id);
         }
     }
 
     /// Forgets a node: its data directory is another one now.
     pub fn forget(&mut self, node_id: u64) {
-        self.by_node.remove(&node_id);
+        if !mutants::is("incarnation-ignored") {
+            self.by_node.remove(&node_id);
+        }
     }
 
     /// The index through which each node has acknowledged.
@@ -77,7 +79,21 @@ impl Acks {
 
     /// The watermark of a class. `is_own_term` says whether the entry at an index was written in this leader's term.
     pub fn watermark(&mut self, class: Class, voters: &[Voter], is_own_term: impl Fn(u64) -> bool) -> u64 {
-        let reached = watermark(class, voters, &self.by_node);
+        self.raise(class, watermark(class, voters, &self.by_node), is_own_term)
+    }
+
+    /// The watermark of a class that holds for either of two sets of voters.
+    pub fn watermark_of_both(
+        &mut self,
+        class: Class,
+        [one, other]: [&[Voter]; 2],
+        is_own_term: impl Fn(u64) -> bool,
+    ) -> u64 {
+        let reached = watermark(class, one, &self.by_node).min(watermark(class, other, &self.by_node));
+        self.raise(class, reached, is_own_term)
+    }
+
+    fn raise(&mut self, class: Class, reached: u64, is_own_term: impl Fn(u64) -> bool) -> u64 {
         let kept = match class {
             Class::City => &mut self.city,
             Class::Geo => &mut self.geo,

@@ -1,9 +1,10 @@
 //! Whether a change of the voters keeps the placement.
 //!
-//! Invariant: a change is allowed only if every zone whose loss could be borne before can be borne after it, counting at every
-//! moment only the voters that are there; and never, forced or not, if it leaves no quorum among them.
+//! Invariants: a change is allowed only if every zone and every node whose loss could be borne before can be borne after it, counting
+//! at every moment only the voters that are there; and never, forced or not, if it leaves no quorum among them; a voter leaves its site
+//! only when the others there hold what it alone may have made `geo`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Class, Voter, majority, reachable};
 
@@ -16,14 +17,16 @@ pub enum Weaker {
     Quorum(String),
 }
 
-/// Zones whose loss the voters that are there bear: the rest elects a leader and reaches class `city`.
+/// Whether the voters that are there, without those that are `lost`, elect a leader and reach class `city`.
+fn bear(voters: &[Voter], there: &BTreeSet<u64>, lost: impl Fn(&Voter) -> bool) -> bool {
+    let left = voters.iter().filter(|voter| there.contains(&voter.node_id) && !lost(voter));
+    reachable(Class::City, voters, &left.map(|voter| voter.node_id).collect()).is_ok()
+}
+
+/// Zones whose loss the voters that are there bear.
 fn borne<'v>(voters: &'v [Voter], there: &BTreeSet<u64>) -> BTreeSet<&'v str> {
     let zones: BTreeSet<&str> = voters.iter().map(|voter| voter.zone.as_str()).collect();
-    let left = |zone: &str| -> BTreeSet<u64> {
-        let stays = |voter: &&Voter| voter.zone != zone && there.contains(&voter.node_id);
-        voters.iter().filter(stays).map(|voter| voter.node_id).collect()
-    };
-    zones.into_iter().filter(|zone| reachable(Class::City, voters, &left(zone)).is_ok()).collect()
+    zones.into_iter().filter(|zone| bear(voters, there, |voter| voter.zone == *zone)).collect()
 }
 
 /// Whether the voters may become `next`; `there` are the nodes in contact, of both.
@@ -37,6 +40,11 @@ pub fn keeps_placement(now: &[Voter], next: &[Voter], there: &BTreeSet<u64>) -> 
             format!("{present} of {} voters would be in contact, {} are needed", next.len(), majority(next));
         return Err(Weaker::Quorum(why));
     }
+    if reachable(Class::City, now, there).is_err() {
+        // Nothing can be acknowledged as it is.
+        return Ok(());
+    }
+    reachable(Class::City, next, there).map_err(Weaker::Placement)?;
     let after = borne(next, there);
     // A zone that has no voter afterwards can be lost.
     let has_voter = |zone: &&str| next.iter().any(|voter| voter.zone == *zone);
@@ -51,11 +59,30 @@ pub fn keeps_placement(now: &[Voter], next: &[Voter], there: &BTreeSet<u64>) -> 
     let mut fatal = lost;
     fatal.extend(new);
     fatal.dedup();
-    if fatal.is_empty() {
-        return Ok(());
+    if !fatal.is_empty() {
+        let names = fatal.join(" or of zone ");
+        return Err(Weaker::Placement(format!("the loss of zone {names} could not be borne any more")));
     }
-    let names = fatal.join(" or of zone ");
-    Err(Weaker::Placement(format!("the loss of zone {names} could not be borne any more")))
+    let alone = |voters: &[Voter], node: u64| bear(voters, there, |voter| voter.node_id == node);
+    let mut stay = next.iter().filter(|voter| now.contains(voter) && there.contains(&voter.node_id));
+    match stay.find(|voter| alone(now, voter.node_id) && !alone(next, voter.node_id)) {
+        None => Ok(()),
+        Some(Voter { node_id, zone, .. }) => {
+            let why = format!("the loss of node {node_id}, of zone {zone}, could not be borne any more");
+            Err(Weaker::Placement(why))
+        }
+    }
+}
+
+/// Up to which index the other voters in the site of `leaving` have acknowledged the log. None: nobody else votes there, or it is
+/// no voter.
+///
+/// A majority of those who stay holds what is committed before the change is; that one of them is in this site it does not say.
+#[must_use]
+pub fn held_in_its_site_without(leaving: u64, voters: &[Voter], acked: &BTreeMap<u64, u64>) -> Option<u64> {
+    let site = &voters.iter().find(|voter| voter.node_id == leaving)?.site;
+    let others = voters.iter().filter(|voter| voter.node_id != leaving && voter.site == *site);
+    others.map(|voter| acked.get(&voter.node_id).copied().unwrap_or(0)).max()
 }
 
 #[cfg(test)]
@@ -93,6 +120,13 @@ mod tests {
             // A replacement comes first, the old one goes then.
             ("1:a 2:a 3:b 4:b 5:c 6:c", "1:a 2:a 3:b 4:b 6:c", &[][..], None),
             ("1:a 2:b 3:c", "1:a 2:b 3:c 4:d", &[][..], None),
+            // All that is left is in one zone, as before it was in contact; a second zone helps, although all hangs on it.
+            ("1:a 2:a 3:b", "1:a 2:a", &[3][..], None),
+            ("1:a 2:a", "1:a 2:a 3:b", &[][..], None),
+            // No zone can be lost before or after, but a node can before.
+            ("1:a 3:b 4:b", "1:a 4:b", &[][..], Some("node 4, of zone b")),
+            ("1:a 3:b 4:b", "1:a 4:b", &[3][..], None),
+            ("1:a 2:a 3:b", "1:a 2:a", &[][..], Some("a second zone besides a")),
         ];
         for (now, next, away, expected) in rows {
             let (now, next) = (voters(now), voters(next));
@@ -110,6 +144,18 @@ mod tests {
         let there = BTreeSet::from([1, 3]);
         let refused = keeps_placement(&voters("1:a 2:a 3:b"), &voters("1:a 2:a 3:b 5:c"), &there);
         assert!(matches!(refused, Err(Weaker::Quorum(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn what_the_rest_of_a_site_holds_is_its_best_voters() {
+        let voters = voters("1:a 2:a 3:b 4:b 5:c 6:c");
+        let acked = BTreeMap::from([(1, 9), (2, 8), (6, 9), (5, 7)]);
+        // who leaves, what the others of its site hold
+        for (leaving, held) in [(6, Some(7)), (5, Some(9)), (1, Some(8)), (2, Some(9)), (7, None)] {
+            assert_eq!(held_in_its_site_without(leaving, &voters, &acked), held, "{leaving}");
+        }
+        assert_eq!(held_in_its_site_without(6, &voters, &BTreeMap::new()), Some(0), "nobody was heard");
+        assert_eq!(held_in_its_site_without(5, &voters[..5], &acked), None, "the only one");
     }
 
     proptest! {

@@ -26,7 +26,9 @@ use tokio::time::Instant;
 use self::contact::Contacts;
 use super::proposer::Clock;
 use super::runtime::watch;
-use crate::placement::{Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, holders, watermark};
+use crate::placement::{
+    Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, held_in_its_site_without, holders, watermark,
+};
 
 pub use self::contact::ProofPart;
 
@@ -59,6 +61,22 @@ struct Leading {
     inherited: u64,
     /// An entry of this term is known to be placed: from now on replies go out.
     is_placing: bool,
+    /// The voter that is about to be removed: nothing more becomes placed by what it alone holds.
+    leaving: Option<u64>,
+}
+
+impl Leading {
+    /// How far the log is placed, by the voters with and without whoever leaves.
+    fn watermark(&mut self, class: Class, voters: &[Voter], is_own_term: impl Fn(u64) -> bool) -> u64 {
+        let stays = |voter: &&Voter| Some(voter.node_id) != self.leaving;
+        match self.leaving {
+            None => self.acks.watermark(class, voters, is_own_term),
+            Some(_) => {
+                let rest: Vec<Voter> = voters.iter().filter(stays).cloned().collect();
+                self.acks.watermark_of_both(class, [voters, &rest], is_own_term)
+            }
+        }
+    }
 }
 
 struct Inner {
@@ -111,6 +129,15 @@ pub struct Gate {
     waits_for_geo: AtomicBool,
     /// Proposals with something of class `geo` that have not been handed over yet.
     geo_under_way: AtomicUsize,
+}
+
+/// What the others in the site of a voter that shall leave lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lacking {
+    /// Up to where they have acknowledged the log to this leader.
+    pub held: u64,
+    /// Up to where something may have been acknowledged as class `geo` by what the leaving voter holds.
+    pub needed: u64,
 }
 
 /// Says, while it lives, that a proposal with something of class `geo` is under way.
@@ -194,8 +221,39 @@ impl Gate {
                 let known: Vec<u64> = known.chain([self.node_id]).collect();
                 let joining = voters.iter().map(|voter| voter.node_id);
                 joining.filter(|node| !known.contains(node)).for_each(|node| leading.acks.forget(node));
+                // From here on it is the voters that leave it out.
+                leading.leaving =
+                    leading.leaving.filter(|node| voters.iter().any(|voter| voter.node_id == *node));
             }
             (inner.voters, inner.before, inner.unheld_sites) = (voters, before, unheld_sites);
+        }
+        self.advance();
+    }
+
+    /// A voter is about to be removed. From now on, until the voters are others, nothing becomes placed by what it alone holds in its
+    /// site; what may have been before, this leader's and former ones' acknowledgements, the others there must hold.
+    ///
+    /// # Errors
+    /// They do not: up to where they do, and where that must be. Nothing has changed then, unless it is forced.
+    pub fn leave(&self, node: u64, force: bool) -> Result<(), Lacking> {
+        let mut inner = self.inner();
+        let known = self.placed().known.geo;
+        let Inner { leading, voters, .. } = &mut *inner;
+        let Some(leading) = leading.as_mut() else { return Ok(()) };
+        let needed = known.max(leading.inherited);
+        let lacking = held_in_its_site_without(node, voters, leading.acks.by_node())
+            .filter(|held| *held < needed)
+            .map(|held| Lacking { held, needed });
+        if force || lacking.is_none() {
+            leading.leaving = Some(node);
+        }
+        lacking.map_or(Ok(()), Err)
+    }
+
+    /// Nobody is about to be removed any more, and nobody was.
+    pub fn stay(&self) {
+        if let Some(leading) = self.inner().leading.as_mut() {
+            leading.leaving = None;
         }
         self.advance();
     }
@@ -228,6 +286,7 @@ impl Gate {
             contacts: Contacts::new(Instant::now()),
             inherited: self.log.state(self.group).last.map_or(0, |point| point.index),
             is_placing: false,
+            leaving: None,
         });
         self.drain(inner)
     }
@@ -326,10 +385,10 @@ impl Gate {
             let term = leading.term;
             let own_term = |index| self.log.point(self.group, index).is_some_and(|point| point.term == term);
             let geo = match unheld_sites.is_empty() {
-                true => leading.acks.watermark(Class::Geo, voters, own_term),
+                true => leading.watermark(Class::Geo, voters, own_term),
                 false => 0,
             };
-            self.learn(Watermarks { city: leading.acks.watermark(Class::City, voters, own_term), geo });
+            self.learn(Watermarks { city: leading.watermark(Class::City, voters, own_term), geo });
             let placed = self.placed();
             if !leading.is_placing && own_term(placed.known.city) {
                 leading.is_placing = true;

@@ -17,24 +17,23 @@ const HAND_OVER: Duration = Duration::from_secs(2);
 pub async fn supervise<H: Host>(node: Arc<H>, group: u32) {
     let log = node.params().log.clone();
     loop {
-        while is_held_back(&log, group) {
-            if let Ok(running) = node.groups().get(group) {
-                take_out(&*node, &running).await;
-            }
-            if !bring_back(&node, group).await {
-                return;
-            }
-        }
-        let Ok(running) = node.groups().get(group) else { return };
-        let mut damaged = node.damaged();
-        tokio::select! {
-            biased;
-            _ = damaged.wait_for(|_| is_held_back(&log, group)) => {}
-            why = running.given_up() => {
-                if !is_held_back(&log, group) {
-                    node.fail(format!("Raft gave group {group} up: {why}"));
-                    return;
+        if let Ok(running) = node.groups().get(group) {
+            let mut damaged = node.damaged();
+            tokio::select! {
+                biased;
+                _ = damaged.wait_for(|_| is_held_back(&log, group)) => {}
+                why = running.given_up() => {
+                    if !log.is_damaged(group) {
+                        node.fail(format!("Raft gave group {group} up: {why}"));
+                        return;
+                    }
                 }
+            }
+            take_out(&*node, &running).await;
+        }
+        while node.groups().get(group).is_err() {
+            if !log.is_damaged(group) || !bring_back(&node, group).await {
+                return;
             }
         }
     }
@@ -92,7 +91,7 @@ async fn bring_back<H: Host>(node: &Arc<H>, group: u32) -> bool {
             true
         }
         // A start reads the log, too: what has rotted meanwhile is repaired like the rest.
-        Err(error) if is_held_back(log, group) => {
+        Err(error) if log.is_damaged(group) => {
             tracing::warn!(group, %error, "more has rotted: the repair goes on");
             true
         }

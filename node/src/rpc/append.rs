@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::placement::Class;
 use crate::raft::group::{Group, NoReadPoint};
 use crate::raft::proposer::Proposed;
-use crate::reader::{Reader, journal_not_found};
+use crate::reader::{Originals, Reader, journal_not_found};
 
 /// How long a journal's creation waits for the cluster to be formed.
 const FORMING_PATIENCE: Duration = Duration::from_secs(3);
@@ -110,6 +110,7 @@ async fn receipts(
     (outcomes, class): (&[EntryOutcome], Class),
     attestation: &v1::Attestation,
 ) -> Result<Vec<v1::Receipt>, Refusal> {
+    let originals = Reader::new(group, &request.journal).replayed(outcomes, class, REQUEST_TIMEOUT).await?;
     let mut receipts = Vec::with_capacity(outcomes.len());
     for (entry, outcome) in request.entries.iter().zip(outcomes) {
         let receipt = match outcome {
@@ -121,7 +122,7 @@ async fn receipts(
                 replayed: false,
                 ..Default::default()
             },
-            EntryOutcome::Replayed { seq } => replayed(group, &request.journal, *seq, class).await?,
+            EntryOutcome::Replayed { seq } => replayed(&originals, *seq)?,
         };
         receipts.push(v1::Receipt {
             journal: request.journal.clone(),
@@ -133,20 +134,14 @@ async fn receipts(
     Ok(receipts)
 }
 
-/// The receipt of an entry that was there already. The stronger of its own class and the request's has to be reached; the
-/// request's has been.
-async fn replayed(group: &Group, journal: &str, seq: u64, reached: Class) -> Result<v1::Receipt, Refusal> {
-    let original = Reader::new(group, journal).original(seq)?;
-    let class = Class::of_request(original.asked, group.class_of_journal(journal));
-    if class > reached {
-        let placed = group.wait_placed(class, original.log_index, REQUEST_TIMEOUT).await;
-        placed.map_err(|refusal| Refusal::new(Reason::OutcomeUnknown, "", refusal.message))?;
-    }
+/// The receipt of an entry that was there already.
+fn replayed(originals: &Originals, seq: u64) -> Result<v1::Receipt, Refusal> {
+    let original = originals.get(seq)?;
     Ok(v1::Receipt {
         seq,
-        entry_hash: original.stored.entry_hash,
-        chain_hash: original.stored.chain_hash,
-        recorded_at_us: original.stored.recorded_at_us,
+        entry_hash: original.entry_hash.to_vec().into(),
+        chain_hash: original.chain_hash.to_vec().into(),
+        recorded_at_us: original.recorded_at_us,
         replayed: true,
         ..Default::default()
     })

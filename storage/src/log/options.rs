@@ -30,7 +30,7 @@ impl Default for LogOptions {
             segment_bytes: 64 << 20,
             batch_limit_bytes: 2 << 20,
             in_flight_batches: 4,
-            cache_bytes: 16 << 20,
+            cache_bytes: 12 << 20,
             idle_confirm_us: 10_000,
             store: None,
         }

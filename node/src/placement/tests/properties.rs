@@ -32,8 +32,8 @@ fn placed(class: Class, voters: &[Voter], acked: &BTreeMap<u64, u64>, index: u64
     let all: Vec<&Voter> = voters.iter().collect();
     holding.len() * 2 > voters.len()
         && match class {
-            Class::City => zones(&holding).len() >= 2 || zones(&all).len() == 1,
-            Class::Geo => sites(&holding) == sites(&all),
+            Class::City => zones(&holding).len() >= 2,
+            Class::Geo => zones(&holding).len() >= 2 && sites(&holding) == sites(&all),
         }
 }
 

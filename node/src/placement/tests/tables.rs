@@ -48,10 +48,10 @@ fn watermarks_in_2_2_1() {
 
 #[test]
 fn watermarks_in_other_topologies() {
-    // One zone only: the majority alone.
+    // One zone only, as after forced removals: nothing is in two.
     let one = parse_voters("1:a:east 2:a:east 3:a:east");
-    assert_eq!(city_watermark(&one, &acked(&[(1, 5), (2, 4)])), 4);
-    assert_eq!(geo_watermark(&one, &acked(&[(1, 5), (2, 4)])), 4);
+    assert_eq!(city_watermark(&one, &acked(&[(1, 5), (2, 4), (3, 4)])), 0);
+    assert_eq!(geo_watermark(&one, &acked(&[(1, 5), (2, 4), (3, 4)])), 0);
     // 3-1-1: a majority in one zone is not enough for city.
     let heavy = parse_voters("1:a:east 2:a:east 3:a:east 4:b:east 5:c:west");
     assert_eq!(city_watermark(&heavy, &acked(&[(1, 9), (2, 9), (3, 9)])), 0);

@@ -1,5 +1,6 @@
 //! The gate over a real log, on paused time.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc;
@@ -30,17 +31,21 @@ impl Drop for Bed {
     }
 }
 
+fn append(log: &SegmentLog, indexes: RangeInclusive<u64>) {
+    let record = |index| LogRecord { index, term: TERM, leader: 1, tag: 0, payload: bytes::Bytes::new() };
+    let (done, finished) = mpsc::channel();
+    log.append(0, indexes.map(record).collect(), Box::new(move |result| drop(done.send(result))))
+        .expect("accepted");
+    finished.recv().expect("answered").expect("durable");
+}
+
 fn bed() -> Bed {
     let dir = tempfile::tempdir().expect("a directory");
     let disk = open_directory(dir.path(), DiskChoice::Portable).expect("a disk");
     let options =
         LogOptions { segment_bytes: 256 * 1024, batch_limit_bytes: 64 * 1024, ..LogOptions::default() };
     let (log, _) = SegmentLog::open(disk, options).expect("a log");
-    let record = |index| LogRecord { index, term: TERM, leader: 1, tag: 0, payload: bytes::Bytes::new() };
-    let (done, finished) = mpsc::channel();
-    log.append(0, (1..=10).map(record).collect(), Box::new(move |result| drop(done.send(result))))
-        .expect("accepted");
-    finished.recv().expect("answered").expect("durable");
+    append(&log, 1..=10);
     let places = [(1, "a", "east"), (2, "a", "east"), (3, "b", "east"), (4, "b", "east"), (5, "c", "west")];
     let clock_us = Arc::new(AtomicI64::new(1_000));
     let now_us = clock_us.clone();
@@ -63,6 +68,12 @@ impl Bed {
     fn hold(&self, index: u64, class: Class, name: &'static str) {
         let tell = self.tell.clone();
         self.gate.hold(TERM, index, class, Box::new(move |release| drop(tell.send((name, release)))));
+    }
+
+    fn append(&self, indexes: RangeInclusive<u64>) {
+        let last = *indexes.end();
+        append(&self.log, indexes);
+        self.gate.local_flushed(last);
     }
 
     fn ack(&self, nodes: &[u64], index: u64) {
@@ -103,6 +114,54 @@ async fn geo_never_holds_city_back_and_a_demotion_makes_both_unknown() {
     unknown.sort_unstable();
     assert_eq!(unknown, [("c", "unknown", false), ("g", "unknown", false)]);
     assert!(!bed.gate.waits_for_geo());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_leaves_when_the_rest_of_its_site_holds_what_it_made_geo() {
+    let bed = bed();
+    let mut six = bed.gate.inner().voters.clone();
+    six.push(Voter::new(6, "c", "west"));
+    let five: Vec<Voter> = six.iter().filter(|voter| voter.node_id != 6).cloned().collect();
+    bed.gate.set_voters(six.clone(), Vec::new());
+    bed.hold(10, Class::Geo, "by 6 alone");
+    bed.ack(&[2, 3, 6], 10);
+    bed.ack(&[5], 9);
+    assert_eq!(bed.released(), [("by 6 alone", "geo", false)]);
+    assert_eq!(bed.gate.leave(6, false), Err(Lacking { held: 9, needed: 10 }));
+    assert!(bed.gate.leave(5, false).is_ok(), "6 holds it");
+    bed.gate.stay();
+    bed.ack(&[5], 10);
+    assert!(bed.gate.leave(6, false).is_ok());
+    bed.append(11..=12);
+    // It leaves: nothing becomes geo by it any more, before the change stands in the log and after.
+    bed.hold(11, Class::Geo, "while it leaves");
+    bed.ack(&[2, 3, 4, 6], 11);
+    assert_eq!(bed.released(), []);
+    bed.gate.set_voters(five, six.clone());
+    assert_eq!(bed.released(), []);
+    bed.ack(&[5], 11);
+    assert_eq!(bed.released(), [("while it leaves", "geo", false)]);
+    bed.gate.set_voters(six, Vec::new());
+    bed.hold(12, Class::Geo, "refused, so it stays");
+    assert!(bed.gate.leave(6, true).is_ok() && bed.gate.placed().known.geo == 11);
+    bed.ack(&[2, 3, 4, 6], 12);
+    assert_eq!(bed.released(), []);
+    bed.gate.stay();
+    assert_eq!(bed.released(), [("refused, so it stays", "geo", false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_former_leader_may_have_acknowledged_counts_for_who_leaves() {
+    let bed = bed();
+    let mut six = bed.gate.inner().voters.clone();
+    six.push(Voter::new(6, "c", "west"));
+    bed.gate.set_voters(six, Vec::new());
+    bed.gate.lead(TERM + 1);
+    // This leader has acknowledged nothing; whatever the one before did is in the log that it began with.
+    bed.gate.acknowledged(TERM + 1, 5, 7, Some(9));
+    assert_eq!(bed.gate.leave(6, false), Err(Lacking { held: 9, needed: 10 }));
+    bed.gate.acknowledged(TERM + 1, 5, 7, Some(10));
+    assert!(bed.gate.leave(6, false).is_ok());
 }
 
 #[tokio::test(start_paused = true)]

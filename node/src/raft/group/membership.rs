@@ -4,8 +4,9 @@
 //! new voters, and collapses one that a lost leader has left behind. The gate counts the newest voters from the moment that
 //! they stand in the log, on top of what is committed, so that no acknowledgement ever rests on a node that is leaving.
 //!
-//! Invariants: one change at a time, and the former is finished first; a node becomes a voter only when it is caught up; what
-//! leaves is forgotten as a whole, so that a node that comes back under its id begins from nothing.
+//! Invariants: one change at a time, and the former is finished first; a node becomes a voter only when it is caught up; a voter
+//! leaves, unless forced, only when the rest of its site holds what it may have made `geo`; what leaves is forgotten as a whole,
+//! so that a node that comes back under its id begins from nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tercet_proto::v1;
 use super::{ENTRIES_PER_REQUEST_MAX, Group};
 use crate::placement::{Electorate, Voter, Weaker, keeps_placement};
 use crate::raft::electorate::of_membership;
+use crate::raft::gate::Lacking;
 use crate::raft::proposer::{LEASE_RETRY, lease_expired};
 use crate::raft::runtime;
 use crate::raft::types::{Raft, TypeConfig};
@@ -161,11 +163,25 @@ impl Group {
             MemberChange::Remove(node) => {
                 let next = now.voters.iter().copied().filter(|voter| *voter != node).collect();
                 self.ensure_placement(&now.voters, &next, None, force)?;
+                self.ensure_held_without(node, force)?;
                 ChangeMembers::RemoveVoters(BTreeSet::from([node]))
             }
         };
         self.commit_members(changes).await?;
         Ok(self.members())
+    }
+
+    /// What a voter that leaves holds of class `geo`, the others in its site hold; from here on the gate does not count on it.
+    fn ensure_held_without(&self, node: u64, force: bool) -> Result<(), Refusal> {
+        let Err(Lacking { held, needed }) = self.gate.leave(node, force) else { return Ok(()) };
+        let why = format!(
+            "the other voters in its site hold the log up to {held}, and up to {needed} it may have made entries class geo"
+        );
+        if !force {
+            return Err(refused(format!("{why}; ask again when one has caught up, or force it")));
+        }
+        tracing::warn!(group = self.params.group, why, "a voter is removed on demand");
+        Ok(())
     }
 
     /// Whether the newest membership is a joint one, or not known to be committed.
@@ -229,7 +245,14 @@ impl Group {
             Err(Refusal::new(Reason::OutcomeUnknown, "", why))
         };
         // A task of its own, so that whoever asked may hang up: the second half of a change follows the first all the same.
-        let written = runtime::spawn(write_members(self.raft.clone(), changes));
+        let (raft, gate) = (self.raft.clone(), self.gate.clone());
+        let written = runtime::spawn(async move {
+            let written = write_members(raft, changes).await;
+            if written.is_err() {
+                gate.stay();
+            }
+            written
+        });
         match tokio::time::timeout(CHANGE_TIMEOUT, written).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))))) => {
