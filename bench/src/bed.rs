@@ -46,8 +46,9 @@ pub(crate) struct BedArgs {
     keep: bool,
 }
 
+/// How a disk is reached, as an argument.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum DiskArg {
+pub(crate) enum DiskArg {
     /// io_uring, or portable where it is missing
     Auto,
     /// io_uring
@@ -58,7 +59,8 @@ enum DiskArg {
 }
 
 impl DiskArg {
-    fn setting(self) -> DiskSetting {
+    /// As the topology says it.
+    pub(crate) fn setting(self) -> DiskSetting {
         match self {
             Self::Auto => DiskSetting::Auto,
             Self::IoUring => DiskSetting::IoUring,

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::bed::{Bed, BedArgs, note};
 use crate::load::Pace;
-use crate::report::{Latency, shown, table};
+use crate::report::{Latency, median, shown, table};
 use crate::work::{WorkArgs, measure_case};
 
 /// Arguments of `tercet-bench compare`.
@@ -135,15 +135,6 @@ pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match (values.len(), values.get(values.len() / 2)) {
-        (_, None) => f64::NAN,
-        (count, Some(upper)) if count % 2 == 0 => (values[count / 2 - 1] + upper) / 2.0,
-        (_, Some(middle)) => *middle,
-    }
-}
-
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -173,17 +164,5 @@ impl fmt::Display for Comparison {
             "medians of tercet / {}: throughput {:.2}, p50 {:.2}, p99 {:.2}",
             self.with, self.throughput_ratio_median, self.p50_ratio_median, self.p99_ratio_median
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
-        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
-        assert!(median(Vec::new()).is_nan());
     }
 }

@@ -250,7 +250,7 @@ mod tests {
     async fn a_round_trip_takes_what_is_declared() {
         let declared = topology(tercet_proto::topology::DiskSetting::Portable).unwrap();
         let measured = round_trips(&declared, ["a", "c"], Duration::from_millis(200)).await.unwrap();
-        assert!(measured.len() >= 2);
+        assert!(!measured.is_empty());
         assert!(measured.min() >= 29_900_000, "{} ns for a declared round trip of 30 ms", measured.min());
     }
 }

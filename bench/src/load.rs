@@ -18,11 +18,10 @@ use tercet_proto::v1;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-pub(crate) use recorder::{Outcome, Second};
+pub(crate) use recorder::{Outcome, Recorder, Second};
 pub(crate) use requests::{BUSINESS_DATE, CURRENCY, Work};
 
 use pace::pace;
-use recorder::Recorder;
 use requests::{Request, Requests};
 
 /// Longest latency that is told apart.

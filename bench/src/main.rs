@@ -12,6 +12,7 @@ mod load;
 mod log;
 mod machine;
 mod nodes;
+mod recover;
 mod report;
 mod sweep;
 mod work;
@@ -29,6 +30,7 @@ use cluster::ClusterArgs;
 use compare::CompareArgs;
 use failover::FailoverArgs;
 use log::LogArgs;
+use recover::RecoverArgs;
 use sweep::SweepArgs;
 
 #[derive(Parser)]
@@ -47,6 +49,7 @@ Examples:
   tercet-bench cluster --rate 2000,8000 --reads 20
   tercet-bench sweep --from 1000 --plot sweep.svg
   tercet-bench compare --with etcd
+  tercet-bench recover --entries 1000000,2000000
 
 Build with --release, and give a --dir on the disk that is to be measured. bench/README.md says what is measured.")]
 struct Cli {
@@ -66,6 +69,8 @@ enum Verb {
     Sweep(SweepArgs),
     /// The same work against another store, in turns
     Compare(CompareArgs),
+    /// How a node comes back as the ledger grows, and what one node less or a new one costs
+    Recover(RecoverArgs),
     /// Becomes PROGRAM, and ends when the parent does
     #[command(name = "child", hide = true)]
     Child(ChildArgs),
@@ -98,6 +103,7 @@ fn main() -> ExitCode {
         Verb::Failover(args) => failover::run(&args),
         Verb::Sweep(args) => sweep::run(&args),
         Verb::Compare(args) => compare::run(&args),
+        Verb::Recover(args) => recover::run(&args),
         Verb::Child(args) => be_child(args),
     };
     match done {

@@ -223,6 +223,16 @@ pub(crate) fn shown(us: f64) -> String {
     }
 }
 
+/// The middle one, or the mean of the two in the middle; no number of none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match (values.len(), values.get(values.len() / 2)) {
+        (_, None) => f64::NAN,
+        (count, Some(upper)) if count % 2 == 0 => (values[count / 2 - 1] + upper) / 2.0,
+        (_, Some(middle)) => *middle,
+    }
+}
+
 fn latencies(latency: &Latency) -> [String; 4] {
     [latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us].map(shown)
 }
@@ -399,5 +409,12 @@ mod tests {
         assert_eq!(shown(215.4), "215 us");
         assert_eq!(shown(1_234.5), "1.23 ms");
         assert_eq!(shown(43_210.0), "43.2 ms");
+    }
+
+    #[test]
+    fn medians() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+        assert!(median(Vec::new()).is_nan());
     }
 }

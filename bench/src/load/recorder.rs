@@ -139,6 +139,11 @@ impl Recorder {
         self.inner().answered
     }
 
+    /// Their entries.
+    pub(crate) fn entries_so_far(&self) -> u64 {
+        self.inner().entries
+    }
+
     /// What has come of it.
     pub(crate) fn outcome(&self) -> Outcome {
         let mut inner = self.inner();

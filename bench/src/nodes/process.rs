@@ -109,11 +109,31 @@ impl NodeProcess {
         }
     }
 
+    /// What it has used so far.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        Usage::of(self.child.id())
+    }
+
     /// Ends it as a power cut would, and waits until it is gone.
     pub(crate) fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Asks it to stop cleanly.
+    pub(crate) fn ask_to_stop(&self) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        Ok(rustix::process::kill_process(pid, Signal::TERM)?)
+    }
+
+    /// Whether it has stopped as it was asked to.
+    pub(crate) fn has_stopped(&mut self) -> Result<bool> {
+        match self.child.try_wait()? {
+            None => Ok(false),
+            Some(status) if status.success() => Ok(true),
+            Some(status) => bail!("node {} stopped with {status}; see {}", self.name, self.log.display()),
+        }
     }
 }
 
@@ -139,7 +159,7 @@ impl Processes {
     }
 
     pub(super) fn usage(&self) -> Result<Vec<(String, Usage)>> {
-        self.0.iter().map(|node| Ok((node.name.clone(), Usage::of(node.child.id())?))).collect()
+        self.0.iter().map(|node| Ok((node.name.clone(), node.usage()?))).collect()
     }
 
     pub(super) fn check(&mut self) -> Result<()> {
@@ -148,13 +168,10 @@ impl Processes {
 
     pub(super) fn stop(mut self) -> Result<()> {
         self.check()?;
-        for node in &self.0 {
-            let pid = i32::try_from(node.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
-            rustix::process::kill_process(pid, Signal::TERM)?;
-        }
+        self.0.iter().try_for_each(NodeProcess::ask_to_stop)?;
         let deadline = Instant::now() + STOP_PATIENCE;
         for node in &mut self.0 {
-            while node.child.try_wait()?.is_none() {
+            while !node.has_stopped()? {
                 if Instant::now() >= deadline {
                     bail!("node {} does not stop; see {}", node.name, node.log.display());
                 }
