@@ -12,6 +12,10 @@
 //! - A leaf that was written is never dropped from memory again, whatever the cache's size ("need to remove
 //!   max_unflushed_epoch after flushing it", says its own list): only what a handle has read from disk is. So the handle is
 //!   closed and opened anew each time that enough has been written; that takes some 80 ms, in which readers wait.
+//! - After one failed read or write a handle answers everything with that error, and a flush after a failed one waits for
+//!   ever, the flush in its `drop` too. So a commit that a full disk would not take is refused before sled hears of it, and a
+//!   handle that has failed is never used nor dropped again: its memory and its lock on the directory stay until the process
+//!   ends, and the next one opens the index anew.
 //!
 //! Invariant: after [`Index::commit`] has returned without an error its changes are durable, all of them or (after an
 //! error) none that a later opening shows halfway.
@@ -22,7 +26,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -36,6 +40,10 @@ const ZSTD_LEVEL: i32 = -50;
 
 /// After so many bytes of keys and values sled is opened anew: it would keep all of them in memory.
 const REOPEN_BYTES: usize = 16 << 20;
+/// A commit leaves so much of the disk free, beyond what it may take itself: for opening, and for what others write meanwhile.
+const SPARE_BYTES: u64 = 16 << 20;
+/// A commit may take so many times its bytes: a leaf is written whole, into a slot of the next size that sled has.
+const GROWTH: u64 = 4;
 /// How long the old handle's lock on the directory may outlive it.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -66,6 +74,20 @@ pub enum IndexError {
         /// What the panic said.
         message: String,
     },
+    /// The disk has too little room for a commit: nothing was written, and the index goes on as it was.
+    #[error("the disk is full: {free_bytes} bytes are free, and a commit wants {wanted_bytes}")]
+    Full {
+        /// What is there.
+        free_bytes: u64,
+        /// What a commit may take at most, and what it leaves.
+        wanted_bytes: u64,
+    },
+    /// Sled has failed, some time ago: only the next process can open the index anew.
+    #[error("the index has failed: {message}")]
+    Failed {
+        /// The first failure.
+        message: String,
+    },
     /// The keys handed to [`Index::commit`] are not in strictly ascending order.
     #[error("the keys are not in ascending order")]
     Unsorted,
@@ -84,11 +106,20 @@ enum Store {
 
 struct SledStore {
     dir: PathBuf,
-    /// The handle may move between threads but not be used by two at once; a clone of it may be used beside it. None: it could not be
-    /// opened anew.
-    db: Mutex<Option<Db>>,
+    /// The handle may move between threads but not be used by two at once; a clone of it may be used beside it.
+    handle: Mutex<Handle>,
+    /// What commits leave free.
+    spare_bytes: AtomicU64,
     /// Bytes committed since it was opened.
     written_bytes: AtomicUsize,
+}
+
+enum Handle {
+    Open(Db),
+    /// It could not be opened anew: whoever needs it tries again.
+    Closed,
+    /// Sled has failed.
+    Failed(String),
 }
 
 impl Index {
@@ -113,8 +144,12 @@ impl Index {
     }
 
     fn over(db: Db, dir: &Path, moved_aside: Option<PathBuf>) -> Index {
-        let db = Mutex::new(Some(db));
-        let store = SledStore { dir: dir.to_path_buf(), db, written_bytes: AtomicUsize::new(0) };
+        let store = SledStore {
+            dir: dir.to_path_buf(),
+            handle: Mutex::new(Handle::Open(db)),
+            spare_bytes: AtomicU64::new(SPARE_BYTES),
+            written_bytes: AtomicUsize::new(0),
+        };
         Index { store: Store::Sled(Box::new(store)), moved_aside }
     }
 
@@ -123,15 +158,18 @@ impl Index {
         self.moved_aside.as_deref()
     }
 
+    /// Commits leave so many bytes of the disk free, beyond what they may take themselves; 16 MiB if nobody says otherwise.
+    pub fn leave_free(&self, bytes: u64) {
+        if let Store::Sled(store) = &self.store {
+            store.spare_bytes.store(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         match &self.store {
             Store::Memory(map) => Ok(reading(map).get(key).cloned()),
-            Store::Sled(store) => {
-                let slot = store.slot();
-                let db = opened(&slot)?;
-                guarded("get", || Ok(db.get(key)?.map(|value| value.to_vec())))
-            }
+            Store::Sled(store) => store.read("get", |db| Ok(db.get(key)?.map(|value| value.to_vec()))),
         }
     }
 
@@ -145,16 +183,12 @@ impl Index {
                 .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
                 .next_back()
                 .map(|(key, value)| (key.clone(), value.clone())),
-            Store::Sled(store) => {
-                let slot = store.slot();
-                let db = opened(&slot)?;
-                guarded("floor", || {
-                    if let Some(value) = db.get(key)? {
-                        return Ok(Some((key.to_vec(), value.to_vec())));
-                    }
-                    Ok(db.get_lt(key)?.map(|(key, value)| (key.to_vec(), value.to_vec())))
-                })?
-            }
+            Store::Sled(store) => store.read("floor", |db| {
+                if let Some(value) = db.get(key)? {
+                    return Ok(Some((key.to_vec(), value.to_vec())));
+                }
+                Ok(db.get_lt(key)?.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            })?,
         };
         // Keys with the prefix lie together: if the nearest one below lacks it, none has it.
         Ok(found.filter(|(key, _)| key.starts_with(prefix)))
@@ -177,24 +211,21 @@ impl Index {
                 }
                 Ok(())
             }
-            Store::Sled(store) => {
-                let slot = store.slot();
-                let db = opened(&slot)?;
-                guarded("scan", || {
-                    for item in db.scan_prefix(prefix) {
-                        let (key, value) = item?;
-                        if !each(&key, &value) {
-                            break;
-                        }
+            Store::Sled(store) => store.read("scan", |db| {
+                for item in db.scan_prefix(prefix) {
+                    let (key, value) = item?;
+                    if !each(&key, &value) {
+                        break;
                     }
-                    Ok(())
-                })
-            }
+                }
+                Ok(())
+            }),
         }
     }
 
     /// Applies changes as one atomic batch, durable when this returns. Keys in strictly ascending order: sled is several
-    /// times faster that way. After an error the index must be opened anew.
+    /// times faster that way. [`IndexError::Full`] changes nothing, and the same may be committed later. After any other
+    /// error the next process finds all of the changes or none.
     pub fn commit(&self, sorted: SortedChanges) -> Result<(), IndexError> {
         if !sorted.is_sorted_by(|(one, _), (two, _)| one < two) {
             return Err(IndexError::Unsorted);
@@ -216,8 +247,18 @@ impl Index {
 }
 
 impl SledStore {
-    fn slot(&self) -> MutexGuard<'_, Option<Db>> {
-        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handle(&self) -> MutexGuard<'_, Handle> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Db) -> std::io::Result<T>,
+    ) -> Result<T, IndexError> {
+        let mut handle = self.handle();
+        let db = self.opened(&mut handle)?;
+        guarded(operation, || work(db)).inspect_err(|error| abandon(&mut handle, error))
     }
 
     fn commit(&self, sorted: SortedChanges) -> Result<(), IndexError> {
@@ -230,50 +271,89 @@ impl SledStore {
                 None => batch.remove(key),
             }
         }
-        {
-            let slot = self.slot();
-            let db = opened(&slot)?;
-            guarded("apply", || db.apply_batch(batch))?;
-            // The flush is the long part, and readers need not wait for it.
-            let flushing = db.clone();
-            drop(slot);
-            guarded("flush", || flushing.flush().map(drop))?;
-        }
+        find_room(free_bytes(&self.dir), bytes as u64, self.spare_bytes.load(Ordering::Relaxed))?;
+        self.write(batch)?;
         // An older note only asks for less.
         if let Err(error) = precheck::note_committed(&self.dir) {
             tracing::warn!(%error, "how far the index reaches is not noted");
         }
         if self.written_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= REOPEN_BYTES {
-            self.written_bytes.store(0, Ordering::Relaxed);
-            self.reopen()?;
+            let mut handle = self.handle();
+            *handle = Handle::Closed;
+            // What was committed is durable. If this fails, whoever needs the index next tries again.
+            if let Err(error) = self.opened(&mut handle) {
+                tracing::warn!(%error, "the index could not be opened anew");
+            }
         }
         Ok(())
     }
 
-    /// Lets go of what sled keeps in memory.
-    fn reopen(&self) -> Result<(), IndexError> {
-        let begun = Instant::now();
-        let mut slot = self.slot();
-        drop(slot.take());
-        loop {
-            match open_sled(&self.dir) {
-                Ok(db) => {
-                    *slot = Some(db);
-                    tracing::debug!(ms = begun.elapsed().as_millis(), "the index has been opened anew");
-                    return Ok(());
+    fn write(&self, batch: sled::Batch) -> Result<(), IndexError> {
+        let mut handle = self.handle();
+        let db = self.opened(&mut handle)?;
+        let flushing = db.clone();
+        if let Err(error) = guarded("apply", || db.apply_batch(batch)) {
+            std::mem::forget(flushing);
+            abandon(&mut handle, &error);
+            return Err(error);
+        }
+        // The flush is the long part, and readers need not wait for it.
+        drop(handle);
+        if let Err(error) = guarded("flush", || flushing.flush().map(drop)) {
+            std::mem::forget(flushing);
+            abandon(&mut self.handle(), &error);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// The handle, opened anew if it is closed: sled lets go of what it kept in memory only in that way.
+    fn opened<'a>(&self, handle: &'a mut Handle) -> Result<&'a Db, IndexError> {
+        if let Handle::Closed = handle {
+            let begun = Instant::now();
+            let db = loop {
+                match open_sled(&self.dir) {
+                    Err(IndexError::Io { .. }) if begun.elapsed() < REOPEN_PATIENCE => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    opened => break opened?,
                 }
-                Err(IndexError::Io { .. }) if begun.elapsed() < REOPEN_PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(error) => return Err(error),
-            }
+            };
+            self.written_bytes.store(0, Ordering::Relaxed);
+            tracing::debug!(ms = begun.elapsed().as_millis(), "the index has been opened anew");
+            *handle = Handle::Open(db);
+        }
+        match handle {
+            Handle::Open(db) => Ok(db),
+            Handle::Failed(message) => Err(IndexError::Failed { message: message.clone() }),
+            Handle::Closed => Err(IndexError::Failed { message: "it is closed".to_owned() }),
         }
     }
 }
 
-fn opened(slot: &Option<Db>) -> Result<&Db, IndexError> {
-    let closed = || IndexError::Io { operation: "use", message: "it could not be opened anew".into() };
-    slot.as_ref().ok_or_else(closed)
+/// Puts a handle away that has failed, without dropping it.
+fn abandon(handle: &mut Handle, error: &IndexError) {
+    if let Handle::Open(_) = handle {
+        tracing::error!(%error, "the index has failed; the next start opens it anew");
+        if let Handle::Open(db) = std::mem::replace(handle, Handle::Failed(error.to_string())) {
+            std::mem::forget(db);
+        }
+    }
+}
+
+/// What the file system of the directory has left, if it says.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Whether a commit of so many bytes finds room. Where nobody knows, sled has to find out.
+fn find_room(free_bytes: Option<u64>, bytes: u64, spare_bytes: u64) -> Result<(), IndexError> {
+    let wanted_bytes = bytes.saturating_mul(GROWTH).saturating_add(spare_bytes);
+    match free_bytes {
+        Some(free_bytes) if free_bytes < wanted_bytes => Err(IndexError::Full { free_bytes, wanted_bytes }),
+        _ => Ok(()),
+    }
 }
 
 fn reading<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -420,11 +500,76 @@ mod tests {
             })
             .unwrap();
         assert_eq!(count, 60);
-        store.slot().take();
-        let refused = index.get(b"k00").unwrap_err();
-        assert!(refused.to_string().contains("opened anew"), "{refused}");
+        *store.handle() = Handle::Closed;
+        assert_eq!(
+            index.get(b"k00").unwrap(),
+            Some(value.clone()),
+            "a handle that is missing is opened anew"
+        );
         drop(index);
         assert_eq!(Index::open(&dir.path().join("index")).unwrap().get(b"k59").unwrap(), Some(value));
+    }
+
+    /// Files of the heap that are still empty, made to refuse every write as a full disk does.
+    struct FullSlabs(Vec<PathBuf>);
+
+    impl FullSlabs {
+        fn of(index: &Path) -> FullSlabs {
+            let mut files = Vec::new();
+            for file in std::fs::read_dir(index.join("slabs")).unwrap() {
+                let file = file.unwrap();
+                if file.metadata().unwrap().len() == 0 {
+                    std::fs::remove_file(file.path()).unwrap();
+                    std::os::unix::fs::symlink("/dev/full", file.path()).unwrap();
+                    files.push(file.path());
+                }
+            }
+            FullSlabs(files)
+        }
+
+        fn have_room_again(self) {
+            self.0.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_ends_the_index_and_hangs_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        Index::open(&path).unwrap().commit(vec![put("a", "1"), put("b", "1")]).unwrap();
+        let slabs = FullSlabs::of(&path);
+        let index = Index::open(&path).unwrap();
+        let large = "2".repeat(100_000);
+        let refused = index.commit(vec![put("b", "2"), put("c", &large)]).unwrap_err();
+        assert!(matches!(&refused, IndexError::Io { operation: "flush", .. }), "{refused}");
+        assert!(matches!(index.get(b"a"), Err(IndexError::Failed { .. })));
+        assert!(matches!(index.commit(vec![put("c", "2")]), Err(IndexError::Failed { .. })));
+        drop(index);
+        slabs.have_room_again();
+        // Another process would open the same directory; this one still holds the lock on it.
+        let copy = dir.path().join("copy");
+        assert!(std::process::Command::new("cp").arg("-r").args([&path, &copy]).status().unwrap().success());
+        let index = Index::open(&copy).unwrap();
+        assert!(index.moved_aside().is_none());
+        let found = ["a", "b", "c"].map(|key| index.get(key.as_bytes()).unwrap());
+        assert_eq!(found, [Some(b"1".to_vec()), Some(b"1".to_vec()), None]);
+    }
+
+    #[test]
+    fn a_commit_is_refused_before_the_disk_is_full_and_can_be_made_later() {
+        assert_eq!(find_room(None, 1 << 40, 1), Ok(()));
+        assert_eq!(find_room(Some(1_400), 100, 1_000), Ok(()));
+        let full = IndexError::Full { free_bytes: 1_399, wanted_bytes: 1_400 };
+        assert_eq!(find_room(Some(1_399), 100, 1_000), Err(full));
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("index")).unwrap();
+        index.commit(vec![put("a", "1")]).unwrap();
+        index.leave_free(u64::MAX);
+        assert!(matches!(index.commit(vec![put("a", "2")]), Err(IndexError::Full { .. })));
+        assert_eq!(index.get(b"a").unwrap(), Some(b"1".to_vec()));
+        index.leave_free(SPARE_BYTES);
+        index.commit(vec![put("a", "2")]).unwrap();
+        assert_eq!(index.get(b"a").unwrap(), Some(b"2".to_vec()));
     }
 
     #[test]
