@@ -106,7 +106,7 @@ pub(crate) fn proposal(bytes: &[u8]) {
     assert_eq!(outcomes.len(), 1);
     // What cannot be read ends the ledger; what can is applied or refused, and can be checkpointed.
     if ledger.apply(1, 2, bytes).is_ok() {
-        let writes = ledger.begin_checkpoint().expect("something has been applied").into_writes();
+        let writes = ledger.begin_checkpoint().expect("something has been applied").to_writes();
         let pairs = writes.into_iter().filter_map(|(key, value)| Some((key, value?)));
         let restored = Ledger::restore(GROUP, Arc::new(MapIndex(pairs.collect())));
         assert_eq!(restored.expect("what a checkpoint writes can be read").applied(), Some((1, 2)));

@@ -81,6 +81,7 @@ impl Metrics {
             set("applied_index", status.applied_index);
             set("city_watermark", status.city_watermark);
             set("entries", status.entries);
+            set("failed_checkpoints", u64::from(group.state().failed_checkpoints()));
             set("geo_watermark", status.geo_watermark);
             let geo = status.classes.iter().find(|class| class.durability_class() == DurabilityClass::Geo);
             if let Some(geo) = geo {

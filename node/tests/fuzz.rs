@@ -114,7 +114,7 @@ fn snapshot() -> Vec<u8> {
     for (index, proposal) in (1..).zip(proposals()) {
         ledger.apply(1, index, &proposal).expect("a valid proposal");
     }
-    let writes = ledger.begin_checkpoint().expect("something was applied").into_writes();
+    let writes = ledger.begin_checkpoint().expect("something was applied").to_writes();
     let pairs: Vec<_> = writes.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
     assert!(pairs.len() > 5, "{}", pairs.len());
     encode_pairs(&pairs).expect("short pairs").to_vec()

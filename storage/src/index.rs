@@ -115,7 +115,7 @@ struct SledStore {
 }
 
 enum Handle {
-    Open(Db),
+    Open(Box<Db>),
     /// It could not be opened anew: whoever needs it tries again.
     Closed,
     /// Sled has failed.
@@ -146,7 +146,7 @@ impl Index {
     fn over(db: Db, dir: &Path, moved_aside: Option<PathBuf>) -> Index {
         let store = SledStore {
             dir: dir.to_path_buf(),
-            handle: Mutex::new(Handle::Open(db)),
+            handle: Mutex::new(Handle::Open(Box::new(db))),
             spare_bytes: AtomicU64::new(SPARE_BYTES),
             written_bytes: AtomicUsize::new(0),
         };
@@ -321,7 +321,7 @@ impl SledStore {
             };
             self.written_bytes.store(0, Ordering::Relaxed);
             tracing::debug!(ms = begun.elapsed().as_millis(), "the index has been opened anew");
-            *handle = Handle::Open(db);
+            *handle = Handle::Open(Box::new(db));
         }
         match handle {
             Handle::Open(db) => Ok(db),

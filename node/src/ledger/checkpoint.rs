@@ -30,7 +30,7 @@ const RUNS_WANTED: u64 = 64;
 /// ... but never more than these: they are kept in memory meanwhile, and applied anew after a crash.
 const CHECKPOINT_ENTRIES_MAX: u64 = 400_000;
 
-/// What one checkpoint writes. Making it is cheap; [`Checkpoint::into_writes`] does the work and belongs into the background.
+/// What one checkpoint writes. Making it is cheap; [`Checkpoint::to_writes`] does the work and belongs into the background.
 pub struct Checkpoint {
     /// (term, index) of the last log entry in it.
     pub applied: (u64, u64),
@@ -44,9 +44,9 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The index writes, sorted by key, to be committed as one.
     #[must_use]
-    pub fn into_writes(self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    pub fn to_writes(&self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut writes: Vec<(Vec<u8>, Option<Vec<u8>>)> =
-            self.writes.into_iter().map(|(key, value)| (key, Some(value))).collect();
+            self.writes.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
         writes.extend(self.keys.encode(self.group).into_iter().map(|(key, block)| (key, Some(block))));
         for (journal, marks) in &self.marks {
             for mark in marks.iter() {
@@ -61,7 +61,8 @@ impl Checkpoint {
 
 impl Ledger {
     /// Takes what changed since the last checkpoint; none if nothing did, or if one is still being written. The caller writes
-    /// it (never beyond what its log has flushed), then calls [`Ledger::finish_checkpoint`].
+    /// it (never beyond what its log has flushed), again and again until that succeeds, then calls
+    /// [`Ledger::finish_checkpoint`]. Nobody else has what is in it: the next one holds only what changes from here on.
     pub fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
         let applied = self.applied?;
         if self.checkpointing || self.failed || self.checkpointed == self.applied {

@@ -1,10 +1,12 @@
 //! openraft's state machine: the ledger of one group, checkpointed into the index.
 //!
 //! Invariants: `apply` is the only writer of the ledger; a checkpoint never covers an entry that this node has not flushed
-//! (openraft may apply before the local flush); what the index holds can always be rebuilt from the log.
+//! (openraft may apply before the local flush); what the index holds can always be rebuilt from the log; what a checkpoint has
+//! taken is kept until the index has it, and goes there before anything newer.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -12,6 +14,7 @@ use openraft::{EntryPayload, OptionalSend};
 use tercet_storage::SegmentLog;
 use tercet_storage::index::Index;
 use tokio::sync::watch as flush_watch;
+use tokio::time::Instant;
 
 use super::runtime::watch;
 use super::snapshot::{
@@ -20,7 +23,11 @@ use super::snapshot::{
 };
 use super::types::{Applied, LogId, Proposal, StoredMembership, TypeConfig, log_id, term_of};
 use crate::keys::SledKeys;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Checkpoint, Ledger, LedgerError};
+
+/// A checkpoint that has failed is tried again after so long, doubled each time, no later than the second.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(60);
 
 /// The ledger of one group and what reads it.
 pub struct GroupState {
@@ -31,11 +38,26 @@ pub struct GroupState {
     membership: Mutex<StoredMembership>,
     applied: watch::Sender<u64>,
     flushed: flush_watch::Receiver<u64>,
-    /// Held while a checkpoint is written: one at a time.
-    checkpointing: Mutex<()>,
+    /// Held while a checkpoint is written: one at a time. What is in it could not be written yet.
+    checkpointing: Mutex<Option<Taken>>,
+    failing: Mutex<Failing>,
     current: Mutex<Option<Snapshot>>,
     /// Sees the ledger after each proposal that was applied, before anybody is answered.
     on_applied: OnceLock<OnApplied>,
+}
+
+/// What a checkpoint has taken: the membership belongs to its last entry.
+struct Taken {
+    checkpoint: Checkpoint,
+    membership: StoredMembership,
+}
+
+/// Whether checkpoints fail at present.
+#[derive(Default)]
+struct Failing {
+    /// So many in a row.
+    failures: u32,
+    next_try: Option<Instant>,
 }
 
 type OnApplied = Box<dyn Fn(&Ledger) + Send + Sync>;
@@ -75,7 +97,8 @@ impl GroupState {
             membership: Mutex::new(membership),
             applied: watch::Sender::new(applied),
             flushed,
-            checkpointing: Mutex::new(()),
+            checkpointing: Mutex::default(),
+            failing: Mutex::default(),
             current: Mutex::new(None),
             on_applied: OnceLock::new(),
         }))
@@ -118,22 +141,61 @@ impl GroupState {
         self.applied.subscribe()
     }
 
-    /// Writes a checkpoint now, if anything changed; blocks until it is on disk.
+    /// Writes a checkpoint now, if anything changed; blocks until it is on disk. What could not be written before goes first.
     ///
     /// # Errors
-    /// The index cannot be written.
+    /// The index cannot be written. Nothing is lost by that: it is tried again when it is next due, or with the next call.
     pub fn checkpoint(&self) -> io::Result<()> {
-        let _one = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unfinished = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.checkpoint_from(&mut unfinished);
+        let mut failing = self.failing();
+        match &result {
+            Ok(()) if failing.failures > 0 => {
+                tracing::info!(
+                    group = self.group,
+                    failures = failing.failures,
+                    "checkpoints are written again"
+                );
+                *failing = Failing::default();
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if failing.failures == 0 {
+                    let group = self.group;
+                    tracing::error!(group, %error, "checkpoint failed: the log keeps everything, and it is tried again");
+                }
+                let delay = RETRY_FIRST.saturating_mul(1 << failing.failures.min(6)).min(RETRY_LAST);
+                failing.failures = failing.failures.saturating_add(1);
+                failing.next_try = Some(Instant::now() + delay);
+            }
+        }
+        result
+    }
+
+    fn checkpoint_from(&self, unfinished: &mut Option<Taken>) -> io::Result<()> {
+        if let Some(taken) = unfinished {
+            self.write_checkpoint(taken)?;
+            *unfinished = None;
+        }
         let taken = {
             // Both under the ledger's lock, so that the membership is not newer than the applied index.
             let mut ledger = self.ledger_mut();
-            ledger.begin_checkpoint().map(|checkpoint| (checkpoint, self.membership().clone()))
+            ledger
+                .begin_checkpoint()
+                .map(|checkpoint| Taken { checkpoint, membership: self.membership().clone() })
         };
-        let Some((checkpoint, membership)) = taken else { return Ok(()) };
-        let (_, applied) = checkpoint.applied;
+        let Some(taken) = taken else { return Ok(()) };
+        // Whatever happens from here on, it is not forgotten.
+        self.write_checkpoint(unfinished.insert(taken))?;
+        *unfinished = None;
+        Ok(())
+    }
+
+    fn write_checkpoint(&self, taken: &Taken) -> io::Result<()> {
+        let (_, applied) = taken.checkpoint.applied;
         self.wait_flushed(applied)?;
-        let bytes = encode_stored_membership(&membership).map_err(invalid)?;
-        let mut writes = checkpoint.into_writes();
+        let bytes = encode_stored_membership(&taken.membership).map_err(invalid)?;
+        let mut writes = taken.checkpoint.to_writes();
         // Group numbers are four bytes; this key sorts by its letters, wherever that is.
         let key = membership_key(self.group);
         let place = writes.partition_point(|(other, _)| *other < key);
@@ -142,6 +204,33 @@ impl GroupState {
         self.ledger_mut().finish_checkpoint();
         tracing::debug!(group = self.group, applied, "checkpoint written");
         Ok(())
+    }
+
+    fn failing(&self) -> MutexGuard<'_, Failing> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many checkpoints in a row have failed: 0 as long as all is well.
+    #[must_use]
+    pub fn failed_checkpoints(&self) -> u32 {
+        self.failing().failures
+    }
+
+    /// Whether a checkpoint is to be tried at this moment: enough has been applied or, after a failure, enough time has gone
+    /// by. Whoever hears so after a failure is to try; others are not told meanwhile.
+    fn claim_checkpoint(&self, now: Instant) -> bool {
+        let mut failing = self.failing();
+        match failing.next_try {
+            Some(at) if now < at => false,
+            Some(_) => {
+                failing.next_try = Some(now + RETRY_LAST);
+                true
+            }
+            None => {
+                drop(failing);
+                self.ledger().is_checkpoint_due()
+            }
+        }
     }
 
     /// Whether the log holds an entry at `index` that is not flushed yet. What it does not hold (a snapshot's state) has no
@@ -202,7 +291,7 @@ impl GroupState {
     }
 
     fn install(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
-        let _one = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unfinished = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut writes: std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>> =
             std::collections::BTreeMap::new();
         self.index
@@ -217,6 +306,9 @@ impl GroupState {
         let membership = encode_stored_membership(&meta.last_membership).map_err(invalid)?;
         writes.insert(membership_key(self.group), Some(membership));
         self.index.commit(writes.into_iter().collect()).map_err(io::Error::other)?;
+        // Older than what the index holds now.
+        *unfinished = None;
+        *self.failing() = Failing::default();
         let restored =
             Ledger::restore(self.group, Arc::new(SledKeys(self.index.clone()))).map_err(invalid)?;
         let applied = restored.applied().map_or(0, |(_, index)| index);
@@ -265,16 +357,15 @@ impl StateMachine {
     }
 
     fn checkpoint_if_due(&self) {
-        if !self.state.ledger().is_checkpoint_due() {
+        if !self.state.claim_checkpoint(Instant::now()) {
             return;
         }
         let state = self.state.clone();
         tokio::task::spawn_blocking(move || {
             // A second one that was started meanwhile finds the lock taken, waits, and then has little or nothing to do.
-            if state.ledger().is_checkpoint_due()
-                && let Err(error) = state.checkpoint()
-            {
-                tracing::error!(group = state.group, %error, "checkpoint failed; the log keeps everything");
+            if state.failed_checkpoints() > 0 || state.ledger().is_checkpoint_due() {
+                // It has said so itself, once.
+                drop(state.checkpoint());
             }
         });
     }
@@ -330,5 +421,73 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         Ok(self.state.current.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tercet_proto::canonical::{BusinessDate, CurrencySpec, JournalSettings};
+    use tercet_proto::v1::DurabilityClass;
+    use tercet_storage::LogOptions;
+    use tercet_storage::disk::{DiskChoice, open_directory};
+
+    use super::*;
+    use crate::ledger::{Command, ProposalBuilder, ProposalHeader};
+
+    fn journal(name: &str) -> EntryPayload<Proposal, u64, ()> {
+        let mut builder = ProposalBuilder::new(ProposalHeader { leader: 1, ..ProposalHeader::default() });
+        let settings = JournalSettings {
+            name: name.into(),
+            currencies: vec![CurrencySpec { code: *b"CZK", digits: 2 }],
+            class: DurabilityClass::City,
+            business_date: BusinessDate::parse("2026-03-02").unwrap(),
+        };
+        builder.push(&Command::CreateJournal(settings)).unwrap();
+        EntryPayload::Normal(Proposal(builder.finish()))
+    }
+
+    #[test]
+    fn a_checkpoint_that_fails_is_written_later_before_what_is_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = open_directory(&dir.path().join("log"), DiskChoice::UringOrPortable).unwrap();
+        let (log, _) = SegmentLog::open(disk, LogOptions::default()).unwrap();
+        let index = Arc::new(Index::open(&dir.path().join("index")).unwrap());
+        let restore = || {
+            let (_, flushed) = flush_watch::channel(0);
+            GroupState::restore(0, index.clone(), log.clone(), flushed).unwrap()
+        };
+        let state = restore();
+        let apply = |state: &GroupState, at, payload| state.apply_entry(&log_id(1, at), payload).unwrap();
+        apply(&state, 1, journal("written"));
+        state.checkpoint().unwrap();
+
+        index.leave_free(u64::MAX);
+        apply(&state, 2, journal("taken"));
+        for failures in 1..4 {
+            let refused = state.checkpoint().unwrap_err();
+            assert!(refused.to_string().contains("full"), "{refused}");
+            assert_eq!(state.failed_checkpoints(), failures);
+        }
+        apply(&state, 3, journal("newer"));
+        let found = |state: &GroupState| {
+            ["written", "taken", "newer"].map(|name| state.ledger().journal(name).is_some())
+        };
+        assert_eq!(found(&state), [true; 3], "what is not written yet can be read");
+        assert_eq!(restore().ledger().applied(), Some((1, 1)), "the index is as the last good one left it");
+
+        let now = Instant::now();
+        assert!(!state.claim_checkpoint(now), "not so soon");
+        assert!(state.claim_checkpoint(now + RETRY_LAST));
+        assert!(!state.claim_checkpoint(now + RETRY_LAST), "one tries, not all");
+
+        index.leave_free(0);
+        state.checkpoint().unwrap();
+        assert_eq!(state.failed_checkpoints(), 0);
+        assert_eq!(found(&state), [true; 3]);
+        let restarted = restore();
+        assert_eq!(restarted.ledger().applied(), Some((1, 3)));
+        assert_eq!(found(&restarted), [true; 3]);
+        assert_eq!(restarted.ledger().digest().unwrap(), state.ledger().digest().unwrap());
+        log.close();
     }
 }

@@ -272,7 +272,7 @@ proptest! {
                 }
                 Event::FinishCheckpoint => {
                     if let Some(checkpoint) = writing.take() {
-                        restarted.index.commit(checkpoint.into_writes());
+                        restarted.index.commit(checkpoint.to_writes());
                         restarted.ledger.finish_checkpoint();
                     }
                 }

@@ -12,7 +12,7 @@ fn a_checkpoint_holds_only_what_changed() {
     assert_eq!(replica.ledger.entries_since_checkpoint(), 100);
     let first = replica.ledger.begin_checkpoint().unwrap();
     assert_eq!(first.applied, (1, 1));
-    let writes = first.into_writes();
+    let writes = first.to_writes();
     // meta, journal, 101 balances, 1 block of keys, 1 mark
     assert_eq!(writes.len(), 105);
     assert!(replica.ledger.begin_checkpoint().is_none(), "one at a time");
@@ -21,7 +21,7 @@ fn a_checkpoint_holds_only_what_changed() {
     assert!(replica.ledger.begin_checkpoint().is_none(), "nothing changed");
     replica.append(vec![payment("k3", "A3", 1), payment("n", "A3", 5)]);
     // meta, journal, 2 balances, 1 block of keys, 1 mark
-    assert_eq!(replica.ledger.begin_checkpoint().unwrap().into_writes().len(), 6);
+    assert_eq!(replica.ledger.begin_checkpoint().unwrap().to_writes().len(), 6);
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn a_node_that_was_replaced_between_two_checkpoints_is_written_once() {
     for incarnation in [7, 0, 8] {
         replica.command(&register(incarnation));
     }
-    let writes = replica.ledger.begin_checkpoint().unwrap().into_writes();
+    let writes = replica.ledger.begin_checkpoint().unwrap().to_writes();
     assert!(writes.is_sorted_by(|one, other| one.0 < other.0), "the index takes no key twice");
     replica.index.commit(writes);
     replica.ledger.finish_checkpoint();
@@ -50,7 +50,7 @@ fn keys_and_marks_stay_findable_while_a_checkpoint_is_written() {
     assert_eq!(replica.ledger.locate("j", 1).unwrap().unwrap().log_index, 1);
     replica.append(vec![payment("a", "AB", 1), payment("b", "AB", 1)]);
     let digest = replica.ledger.digest().unwrap();
-    replica.index.commit(checkpoint.into_writes());
+    replica.index.commit(checkpoint.to_writes());
     assert_eq!(replica.ledger.digest().unwrap(), digest);
     replica.ledger.finish_checkpoint();
     assert_eq!(replica.ledger.digest().unwrap(), digest);

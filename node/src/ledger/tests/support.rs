@@ -145,7 +145,7 @@ impl Replica {
     /// Writes a whole checkpoint.
     pub(super) fn checkpoint(&mut self) {
         if let Some(checkpoint) = self.ledger.begin_checkpoint() {
-            self.index.commit(checkpoint.into_writes());
+            self.index.commit(checkpoint.to_writes());
             self.ledger.finish_checkpoint();
         }
     }
