@@ -31,8 +31,11 @@ use super::trace::Trace;
 
 /// Stands for all clients, as the end of a link.
 pub const CLIENTS: u64 = 0;
-/// Of 1,000 unary messages, how many are doubled.
+/// Of 1,000 unary messages between nodes, how many are doubled.
 const DOUBLED: u32 = 5;
+/// What is never doubled. HTTP/2 over TCP delivers a request once, and who sends one again knows it; if a copy could come after the
+/// answer, no refusal of an append would be one.
+const ONCE: [&str; 2] = ["client's request", "forwarded request"];
 /// Of 1,000 messages, how many are late by a retransmission.
 const LATE: u32 = 4;
 
@@ -289,6 +292,7 @@ impl Net {
                 let (tx, rx) = oneshot::channel();
                 scope.spawn(async move { drop(tx.send(working.await)) });
                 if self.draw(DOUBLED)
+                    && !ONCE.contains(&what)
                     && let Some((scope, working)) = handle(self)
                 {
                     // The second copy's answer is nobody's.
