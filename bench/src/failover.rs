@@ -10,17 +10,17 @@ mod report;
 mod writer;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tercet_proto::client::Client;
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::machine::{Machine, is_in_memory};
+use crate::machine::Machine;
 use crate::nodes::find_tercet;
+use crate::scratch::run_in;
 use cluster::{Fault, FaultyCluster};
 use events::Events;
 use report::{Report, Round};
@@ -62,27 +62,9 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
     if args.rounds == 0 {
         bail!("--rounds: at least 1");
     }
-    std::fs::create_dir_all(&args.dir).with_context(|| args.dir.display().to_string())?;
-    if is_in_memory(&args.dir)? {
-        eprintln!("tercet-bench: {} lies in memory: flushes cost nothing there", args.dir.display());
-    }
-    let dir = tempfile::Builder::new().prefix("failover-").tempdir_in(std::path::absolute(&args.dir)?)?;
     let tercet = find_tercet(args.tercet.as_deref())?;
-    // One thread, the main one: the nodes' lives hang on the thread that starts them.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let measured = runtime.block_on(async {
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        tokio::select! {
-            report = measure(args, tercet, dir.path()) => report,
-            _ = interrupt.recv() => bail!("interrupted"),
-            _ = terminate.recv() => bail!("terminated"),
-        }
-    });
-    if args.keep || measured.is_err() {
-        eprintln!("tercet-bench: data and output of the nodes: {}", dir.keep().display());
-    }
-    let report = measured?;
+    let report =
+        run_in(&args.dir, "failover-", args.keep, async |dir: &Path| measure(args, tercet, dir).await)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -91,7 +73,7 @@ pub(crate) fn run(args: &FailoverArgs) -> Result<()> {
     Ok(())
 }
 
-async fn measure(args: &FailoverArgs, tercet: PathBuf, dir: &std::path::Path) -> Result<Report> {
+async fn measure(args: &FailoverArgs, tercet: PathBuf, dir: &Path) -> Result<Report> {
     let kinds = args.only.map_or(vec![Fault::Kill, Fault::Blackhole], |only| vec![only]);
     let mut cluster = FaultyCluster::start(tercet, dir).await?;
     let bar = progress_bar(args.rounds * kinds.len());

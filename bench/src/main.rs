@@ -14,6 +14,7 @@ mod machine;
 mod nodes;
 mod recover;
 mod report;
+mod scratch;
 mod sweep;
 mod work;
 

@@ -20,11 +20,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bed::{DiskArg, note};
-use crate::machine::is_in_memory;
 use crate::nodes::find_tercet;
+use crate::scratch::run_in;
 use crate::work::WorkArgs;
 use cluster::{Cluster, followers_to_lose};
 use pressure::{Loads, fill};
@@ -122,27 +121,9 @@ impl RecoverArgs {
 /// Measures, and prints what was measured.
 pub(crate) fn run(args: &RecoverArgs) -> Result<()> {
     args.check()?;
-    std::fs::create_dir_all(&args.dir).with_context(|| args.dir.display().to_string())?;
-    if is_in_memory(&args.dir)? {
-        eprintln!("tercet-bench: {} lies in memory: flushes cost nothing there", args.dir.display());
-    }
-    let dir = tempfile::Builder::new().prefix("recover-").tempdir_in(std::path::absolute(&args.dir)?)?;
     let tercet = find_tercet(args.tercet.as_deref())?;
-    // One thread, the main one: the nodes' lives hang on the thread that starts them.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let measured = runtime.block_on(async {
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        tokio::select! {
-            report = measure(args, &tercet, dir.path()) => report,
-            _ = interrupt.recv() => bail!("interrupted"),
-            _ = terminate.recv() => bail!("terminated"),
-        }
-    });
-    if args.keep || measured.is_err() {
-        eprintln!("tercet-bench: data and output of the nodes: {}", dir.keep().display());
-    }
-    let report = measured?;
+    let report =
+        run_in(&args.dir, "recover-", args.keep, async |dir: &Path| measure(args, &tercet, dir).await)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
