@@ -220,7 +220,7 @@ impl fmt::Display for Figures {
             vec![name.to_owned(), count, p50, p99, max, floor, ratio, mark]
         };
         let none = || [const { String::new() }; 3];
-        rows.add_row(row("floor: 4 KiB write + fdatasync", &self.write, none()));
+        rows.add_row(row("floor: one durable 4 KiB write", &self.write, none()));
         rows.add_row(row("floor: segment log, one entry", &self.append_to_log, none()));
         for class in &self.classes {
             let [here, there] = class.between;

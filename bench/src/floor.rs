@@ -1,6 +1,6 @@
 //! The floor: what the bare device does for the smallest durable append, on the same file system in the same run.
 //!
-//! Two figures, one operation at a time each: a 4 KiB write linked to an fdatasync through the disk under the log, and one
+//! Two figures, one operation at a time each: a 4 KiB write made durable by the disk under the log, in its ring, and one
 //! append of one entry to a segment log (which adds a batch's header, table and checksums, and two thread switches).
 
 use std::path::Path;
@@ -27,7 +27,7 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 pub(crate) struct Floor {
     /// What the disk says of itself.
     pub(crate) disk: String,
-    /// 4 KiB write linked to fdatasync.
+    /// A durable 4 KiB write.
     pub(crate) write: Histogram<u64>,
     /// One append of one entry to a segment log.
     pub(crate) append: Histogram<u64>,

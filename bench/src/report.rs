@@ -194,7 +194,7 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// Counted seconds of each floor.
     pub(crate) floor_seconds: f64,
-    /// 4 KiB write linked to fdatasync, one at a time.
+    /// A durable 4 KiB write, one at a time.
     pub(crate) floor_write: Latency,
     /// One entry to a segment log, one at a time.
     pub(crate) floor_log: Latency,
@@ -260,7 +260,7 @@ impl Report {
         let mut table =
             table(&["work", "appends/s", "entries/s", "p50", "p99", "p99.9", "max", "p50 / floor", "failed"]);
         let floors = [
-            ("floor: 4 KiB write + fdatasync", self.floor_write),
+            ("floor: one durable 4 KiB write", self.floor_write),
             ("floor: segment log, one entry", self.floor_log),
         ];
         for (name, latency) in floors {

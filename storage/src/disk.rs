@@ -116,6 +116,9 @@ pub trait Disk: Send + Sync {
 pub enum DiskChoice {
     /// io_uring, or an error that says why not.
     Uring,
+    /// The same, but whatever goes through the ring is a write linked to an fdatasync, also where one synchronous write would do: to be
+    /// measured beside it.
+    UringLinked,
     /// Plain system calls on a thread of their own.
     Portable,
     /// io_uring where the system has it, else plain system calls.
@@ -126,6 +129,7 @@ pub enum DiskChoice {
 pub fn open_directory(dir: &Path, choice: DiskChoice) -> Result<Box<dyn Disk>, DiskError> {
     match choice {
         DiskChoice::Uring => Ok(Box::new(UringDisk::open(dir)?)),
+        DiskChoice::UringLinked => Ok(Box::new(UringDisk::open_linked(dir)?)),
         DiskChoice::Portable => Ok(Box::new(PortableDisk::open(dir)?)),
         DiskChoice::UringOrPortable => match uring_available() {
             Ok(()) => Ok(Box::new(UringDisk::open(dir)?)),

@@ -1,6 +1,7 @@
 //! The floor: records written through the disk under the log, with no log around them.
 //!
-//! Invariant: what is written goes to segments that another thread makes ahead of need, zeroed and durable, as in the log.
+//! Invariants: writes in the ring are linked to an fdatasync each, also where the log makes synchronous ones: the marks are set against
+//! those; what is written goes to segments that another thread makes ahead of need, zeroed and durable, as in the log.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tercet_storage::disk::{
     AlignedBuffer, BLOCK_BYTES, Disk, DiskChoice, DiskError, SegmentWrite, Wait, open_directory,
+    uring_available,
 };
 
 use super::figures::Tally;
@@ -45,6 +47,11 @@ pub(super) struct Bare {
 impl Bare {
     /// In a new directory.
     pub(super) fn open(dir: &Path, choice: DiskChoice) -> Result<Bare> {
+        let choice = match choice {
+            DiskChoice::UringOrPortable if uring_available().is_err() => DiskChoice::Portable,
+            DiskChoice::Uring | DiskChoice::UringOrPortable => DiskChoice::UringLinked,
+            other => other,
+        };
         let disk: Arc<dyn Disk> = Arc::from(open_directory(dir, choice)?);
         disk.create(1, SEGMENT_BYTES)?;
         let (wanted, wishes) = channel::<u32>();

@@ -38,8 +38,12 @@ pub(super) fn compare(dir: &Path, choice: DiskChoice) -> Result<Vec<Strategy>> {
     for _ in 0..ROUNDS {
         quiet()?;
         bare.turn(Shape::Linked, BLOCK_BYTES, 1, TURN, &mut linked)?;
-        bare.turn(Shape::Merged, BLOCK_BYTES, 1, TURN, &mut here)?;
         if let Ok(direct) = &direct {
+            turn(&mut here, |offset| {
+                direct.write_all_at(block.as_slice(), offset)?;
+                Ok(direct.sync_data()?)
+            })
+            .context("a write, then an fdatasync")?;
             turn(&mut dsync, |offset| {
                 let slices = [IoSlice::new(block.as_slice())];
                 let written = rustix::io::pwritev2(direct, &slices, offset, ReadWriteFlags::DSYNC)?;

@@ -1,13 +1,16 @@
-//! Whether writes come one at a time, and where the one thread that writes sleeps when nothing is under way.
+//! Which way a write takes, and where the one thread that writes sleeps when nothing is under way.
 //!
 //! A write that has the disk for itself is fastest as a plain system call on the thread that waits for it anyway: a
 //! linked pair in a ring, or another thread, costs two thread switches more. But meanwhile that thread cannot begin
 //! another write, so [`Company`] notices when somebody knocks during such a write, and from then on writes go out side by
 //! side, until so many in a row have met nobody.
 //!
-//! On busy processors it is the other way round: measured with a compiler on both cores, plain calls took 4 ms each (a
-//! scheduler's tick) and linked pairs 0.1 ms. So a plain write that is slow sends the next ones through the ring, twice as
-//! many each time that it happens again.
+//! Writes side by side are quickest as synchronous ones (RWF_DSYNC) in the ring: half the processor time of a linked pair, and the
+//! device works on several at once. But a kernel thread has to end each of them.
+//!
+//! On busy processors it is the other way round: measured with a compiler on both cores, plain calls and synchronous writes in the ring
+//! took 4 ms each (a scheduler's tick) and linked pairs 0.1 ms. So each of the two ways is on [`Trial`]: a write that is slow sends the
+//! next ones through the ring as linked pairs, twice as many each time that it happens again.
 //!
 //! Invariant of [`Doorbell`]: a ring is never lost; it ends the present wait or the next one.
 
@@ -19,42 +22,73 @@ use super::Wait;
 /// So many writes in a row must have met nobody before the next is done on the waiting thread.
 const ALONE_AFTER: u32 = 16;
 
-/// After a slow write the next one is tried on the waiting thread after so many; doubled each time, no more often than this.
+/// After a slow write the next one tries the same way after so many; doubled each time, no more often than this.
 const TRIAL_AFTER: u32 = 64;
 const MOST_DOUBLINGS: u32 = 8;
+
+/// A way that is quick on idle processors: whether the next write may try it.
+#[derive(Debug, Default)]
+pub(super) struct Trial {
+    /// Writes still to go another way before the next one tries it.
+    rest: u32,
+    /// Slow writes, less the quick ones since.
+    slow: u32,
+}
+
+impl Trial {
+    /// Whether the next write may go this way.
+    pub(super) fn is_open(&self) -> bool {
+        self.rest == 0
+    }
+
+    /// A write has gone another way.
+    pub(super) fn passed(&mut self) {
+        self.rest = self.rest.saturating_sub(1);
+    }
+
+    /// A write of so many bytes has gone this way.
+    pub(super) fn took(&mut self, bytes: usize, took: Duration) {
+        // Less than a scheduler's tick; more than a write takes while the next segment is zeroed beside it, and what a slow device needs
+        // for the bytes: 250 MB/s.
+        let usual = Duration::from_micros(2_500)
+            + Duration::from_nanos(4).saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if took > usual {
+            self.rest = TRIAL_AFTER << self.slow;
+            self.slow = (self.slow + 1).min(MOST_DOUBLINGS);
+        } else {
+            self.slow = self.slow.saturating_sub(1);
+        }
+    }
+}
 
 /// Whether writes meet others, and whether the waiting thread is quick with them.
 #[derive(Debug, Default)]
 pub(super) struct Company {
     /// Lone writes still to be seen before the next is done on the waiting thread.
     wanted: u32,
-    /// Slow writes on the waiting thread, less the quick ones since.
-    slow: u32,
+    here: Trial,
 }
 
 impl Company {
     /// Whether the next write is expected to meet nobody and to be quick on the waiting thread.
     pub(super) fn is_alone(&self) -> bool {
-        self.wanted == 0
+        self.wanted == 0 && self.here.is_open()
     }
 
     /// A write elsewhere is over; `met` says whether another one came, or somebody knocked, before it was.
     pub(super) fn wrote(&mut self, met: bool) {
-        self.wanted = if met { self.wanted.max(ALONE_AFTER) } else { self.wanted.saturating_sub(1) };
+        self.here.passed();
+        self.meets(met);
     }
 
     /// A write of so many bytes on the waiting thread is over.
     pub(super) fn wrote_here(&mut self, met: bool, bytes: usize, took: Duration) {
-        // 1 ms, and what a slow device needs for the bytes: 250 MB/s.
-        let usual = Duration::from_millis(1)
-            + Duration::from_nanos(4).saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.wrote(met);
-        if took > usual {
-            self.wanted = TRIAL_AFTER << self.slow;
-            self.slow = (self.slow + 1).min(MOST_DOUBLINGS);
-        } else {
-            self.slow = self.slow.saturating_sub(1);
-        }
+        self.here.took(bytes, took);
+        self.meets(met);
+    }
+
+    fn meets(&mut self, met: bool) {
+        self.wanted = if met { ALONE_AFTER } else { self.wanted.saturating_sub(1) };
     }
 }
 

@@ -21,6 +21,8 @@ use rustix::fs::{FallocateFlags, OFlags};
 
 use super::{AlignedBuffer, DiskError, RESERVE, SegmentFile};
 
+/// File systems whose synchronous writes end with the flush that an fdatasync would be: ext2 to ext4, XFS, btrfs.
+const KEEP_DSYNC: [rustix::fs::FsWord; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
 
@@ -37,6 +39,7 @@ pub(super) struct Directory {
     path: PathBuf,
     handle: File,
     direct: bool,
+    synchronous: bool,
     read_only: bool,
     open: RwLock<HashMap<u32, Arc<OpenSegment>>>,
 }
@@ -64,6 +67,7 @@ impl Directory {
         if want_direct {
             directory.direct = directory.takes_direct_io()?;
         }
+        directory.synchronous = directory.honours_dsync();
         Ok(directory)
     }
 
@@ -74,6 +78,7 @@ impl Directory {
             path: path.to_path_buf(),
             handle,
             direct: false,
+            synchronous: false,
             read_only,
             open: RwLock::new(HashMap::new()),
         })
@@ -82,6 +87,17 @@ impl Directory {
     /// Whether segments are written past the page cache.
     pub(super) fn is_direct(&self) -> bool {
         self.direct
+    }
+
+    /// Whether one synchronous write (RWF_DSYNC) is as good as a write and an fdatasync after it.
+    pub(super) fn is_synchronous(&self) -> bool {
+        self.synchronous
+    }
+
+    /// Whether the file system is known to make a write with RWF_DSYNC durable before it ends. Others may take the flag and do nothing
+    /// for it.
+    fn honours_dsync(&self) -> bool {
+        rustix::fs::fstatfs(&self.handle).is_ok_and(|status| KEEP_DSYNC.contains(&status.f_type))
     }
 
     /// The directory's path.

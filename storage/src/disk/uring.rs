@@ -1,7 +1,7 @@
-//! The io_uring disk: O_DIRECT writes, each linked to an fdatasync, through one ring.
+//! The io_uring disk: O_DIRECT writes through one ring, each synchronous (RWF_DSYNC) or linked to an fdatasync.
 //!
-//! A write that meets no other is done synchronously on the thread that waits for it (see `alone.rs`): the
-//! ring hands each fdatasync to a kernel thread, which costs two switches. Only the one thread that submits enters the ring:
+//! A write that meets no other is done synchronously on the thread that waits for it; which way the others take is said in `alone.rs`
+//! (the ring hands each fdatasync to a kernel thread of its own, which costs two switches). Only the one thread that submits enters the ring:
 //! requests belong to the thread that handed them in, and what becomes of them when it ends was not tried. So nobody
 //! submits on behalf of the committer.
 //!
@@ -12,7 +12,8 @@
 //! - Dropping the disk waits for every completion; if that cannot be had, the memory is leaked rather than freed.
 //!
 //! Other invariants: one write and its fdatasync are pushed together (or neither is), so that a link never dangles; a
-//! short write is an error, and the kernel then cancels the linked fdatasync.
+//! short write is an error, and the kernel then cancels the linked fdatasync; a synchronous write is made only where the file system is
+//! known to honour it.
 
 #![allow(unsafe_code)]
 
@@ -28,7 +29,7 @@ use io_uring::{IoUring, Probe, opcode, types};
 use rustix::event::EventfdFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::alone::{Company, Doorbell};
+use super::alone::{Company, Doorbell, Trial};
 use super::directory::{Directory, OpenSegment, segment_name};
 use super::{AlignedBuffer, Completion, Disk, DiskError, SegmentFile, SegmentWrite, Wait};
 
@@ -43,7 +44,10 @@ pub struct UringDisk {
     bell: Doorbell,
     /// Ends a wait in the ring.
     wake: OwnedFd,
+    /// Held while its thread waits in the ring.
     ring: Mutex<Ring>,
+    /// Whether writes in the ring may be synchronous.
+    is_synchronous: bool,
 }
 
 struct Ring {
@@ -51,6 +55,8 @@ struct Ring {
     /// Handed in, not begun.
     waiting: Vec<(SegmentWrite, Arc<OpenSegment>)>,
     company: Company,
+    /// Synchronous writes in the ring; none where they are not to be had.
+    synchronous: Option<Trial>,
     /// What the kernel may still touch, by token.
     pending: HashMap<u64, Pending>,
     /// Where the kernel puts the eventfd's counter: on the heap, so that it does not move.
@@ -64,8 +70,17 @@ struct Pending {
     /// Keeps the descriptor open.
     file: Arc<OpenSegment>,
     buffer: AlignedBuffer,
+    begun: Instant,
     write: Option<i32>,
-    fsync: Option<i32>,
+    /// A synchronous write needs none.
+    fsync: Option<Fsync>,
+}
+
+/// The fdatasync that is linked to a write.
+#[derive(Clone, Copy)]
+enum Fsync {
+    UnderWay,
+    Ended(i32),
 }
 
 /// Says whether this system offers the io_uring operations that Tercet needs, and if not, why.
@@ -119,20 +134,31 @@ fn new_ring() -> Result<IoUring, DiskError> {
 impl UringDisk {
     /// Opens or makes the directory and sets the ring up.
     pub fn open(dir: &Path) -> Result<UringDisk, DiskError> {
-        let ring = new_ring()?;
         let directory = Directory::open(dir, true)?;
+        let is_synchronous = directory.is_synchronous();
+        UringDisk::over(directory, is_synchronous)
+    }
+
+    /// The same, but no write in the ring is a synchronous one: each is linked to an fdatasync.
+    pub fn open_linked(dir: &Path) -> Result<UringDisk, DiskError> {
+        UringDisk::over(Directory::open(dir, true)?, false)
+    }
+
+    fn over(directory: Directory, is_synchronous: bool) -> Result<UringDisk, DiskError> {
+        let ring = new_ring()?;
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| {
-            DiskError::io("make an eventfd for", dir.display().to_string(), &error.into())
+            DiskError::io("make an eventfd for", directory.path().display().to_string(), &error.into())
         })?;
         let ring = Ring {
             ring,
             waiting: Vec::new(),
             company: Company::default(),
+            synchronous: is_synchronous.then(Trial::default),
             pending: HashMap::new(),
             counter: Box::new([0; 8]),
             armed: false,
         };
-        Ok(UringDisk { directory, bell: Doorbell::default(), wake, ring: Mutex::new(ring) })
+        Ok(UringDisk { directory, bell: Doorbell::default(), wake, ring: Mutex::new(ring), is_synchronous })
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -223,16 +249,26 @@ impl Ring {
             message: "more than 4 GiB in one write".to_owned(),
         })?;
         let fd = types::Fd(file.write.as_raw_fd());
-        let entries = [
-            opcode::Write::new(fd, write.buffer.as_slice().as_ptr(), bytes)
-                .offset(write.offset)
-                .build()
-                .flags(Flags::IO_LINK)
-                .user_data(token * 2),
-            opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(token * 2 + 1),
-        ];
-        let pending =
-            Pending { segment: write.segment, file, buffer: write.buffer, write: None, fsync: None };
+        let is_synchronous = self.synchronous.as_ref().is_some_and(Trial::is_open);
+        let writing = opcode::Write::new(fd, write.buffer.as_slice().as_ptr(), bytes).offset(write.offset);
+        let entries = if is_synchronous {
+            vec![writing.rw_flags(ReadWriteFlags::DSYNC.bits().cast_signed()).build().user_data(token * 2)]
+        } else {
+            self.synchronous.iter_mut().for_each(Trial::passed);
+            let fsync = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC);
+            vec![
+                writing.build().flags(Flags::IO_LINK).user_data(token * 2),
+                fsync.build().user_data(token * 2 + 1),
+            ]
+        };
+        let pending = Pending {
+            segment: write.segment,
+            file,
+            buffer: write.buffer,
+            begun: Instant::now(),
+            write: None,
+            fsync: (!is_synchronous).then_some(Fsync::UnderWay),
+        };
         self.pending.insert(token, pending);
         // SAFETY: `pending` now owns the buffer, whose storage does not move with it, and the open file; both stay there
         // until both completions have been taken (`settle`), or for ever.
@@ -267,7 +303,7 @@ impl Ring {
 
     /// Takes the completions that are there.
     fn settle(&mut self, into: &mut Vec<Completion>) {
-        let Ring { ring, pending, armed, .. } = self;
+        let Ring { ring, pending, armed, synchronous, .. } = self;
         for entry in ring.completion() {
             let (data, result) = (entry.user_data(), entry.result());
             if data == WAKE {
@@ -279,11 +315,19 @@ impl Ring {
             if data % 2 == 0 {
                 found.write = Some(result);
             } else {
-                found.fsync = Some(result);
+                found.fsync = Some(Fsync::Ended(result));
             }
-            if let (Some(write), Some(fsync)) = (found.write, found.fsync)
+            let fsync = match found.fsync {
+                None => None,
+                Some(Fsync::Ended(result)) => Some(result),
+                Some(Fsync::UnderWay) => continue,
+            };
+            if let Some(write) = found.write
                 && let Some(done) = pending.remove(&token)
             {
+                if let (None, Some(synchronous)) = (fsync, synchronous.as_mut()) {
+                    synchronous.took(done.buffer.len(), done.begun.elapsed());
+                }
                 let result = judge(&done, write, fsync);
                 into.push(Completion { token, buffer: done.buffer, result });
             }
@@ -291,29 +335,22 @@ impl Ring {
     }
 }
 
-/// Writes durably on the calling thread: one synchronous write (RWF_DSYNC), which is as durable as a write and an fdatasync after it
-/// and one call less; those two where the file system has no such writes. Nothing is written twice.
-fn write_here(write: &SegmentWrite, file: &OpenSegment) -> Result<(), DiskError> {
+/// Writes durably on the calling thread: one synchronous write, which is as durable as a write and an fdatasync after it and one call
+/// less, or those two where the file system is not known for that. Nothing is written twice.
+fn write_here(write: &SegmentWrite, file: &OpenSegment, is_synchronous: bool) -> Result<(), DiskError> {
     let failed =
         |operation, error: Errno| DiskError::io(operation, segment_name(write.segment), &error.into());
-    let bytes = write.buffer.as_slice();
-    let (written, is_durable) = match rustix::io::pwritev2(
-        &file.write,
-        &[IoSlice::new(bytes)],
-        write.offset,
-        ReadWriteFlags::DSYNC,
-    ) {
-        Ok(written) => (written, true),
-        Err(Errno::OPNOTSUPP) => {
-            let written = rustix::io::pwrite(&file.write, bytes, write.offset);
-            (written.map_err(|error| failed("write", error))?, false)
-        }
-        Err(error) => return Err(failed("write", error)),
+    let (bytes, flags) = (write.buffer.as_slice(), ReadWriteFlags::DSYNC);
+    let written = if is_synchronous {
+        rustix::io::pwritev2(&file.write, &[IoSlice::new(bytes)], write.offset, flags)
+    } else {
+        rustix::io::pwrite(&file.write, bytes, write.offset)
     };
+    let written = written.map_err(|error| failed("write", error))?;
     if written != bytes.len() {
         return Err(short_write(write.segment, written, bytes.len()));
     }
-    if is_durable {
+    if is_synchronous {
         return Ok(());
     }
     rustix::fs::fdatasync(&file.write).map_err(|error| failed("fdatasync", error))
@@ -328,8 +365,8 @@ fn short_write(segment: u32, written: impl std::fmt::Display, of: usize) -> Disk
     }
 }
 
-/// What the two results of a write and its linked fdatasync mean.
-fn judge(done: &Pending, write: i32, fsync: i32) -> Result<(), DiskError> {
+/// What the result of a synchronous write means, or the two of a write and its linked fdatasync.
+fn judge(done: &Pending, write: i32, fsync: Option<i32>) -> Result<(), DiskError> {
     let subject = || segment_name(done.segment);
     if write < 0 {
         return Err(DiskError::io("write", subject(), &std::io::Error::from_raw_os_error(-write)));
@@ -337,7 +374,7 @@ fn judge(done: &Pending, write: i32, fsync: i32) -> Result<(), DiskError> {
     if usize::try_from(write) != Ok(done.buffer.len()) {
         return Err(short_write(done.segment, write, done.buffer.len()));
     }
-    if fsync < 0 {
+    if let Some(fsync) = fsync.filter(|fsync| *fsync < 0) {
         return Err(DiskError::io("fdatasync", subject(), &std::io::Error::from_raw_os_error(-fsync)));
     }
     debug_assert!(done.file.write.as_raw_fd() >= 0);
@@ -351,7 +388,12 @@ impl Disk for UringDisk {
         } else {
             "buffered writes (the file system refuses O_DIRECT)"
         };
-        format!("io_uring: {how} linked to fdatasync, {}", self.directory.path().display())
+        let durable = if self.is_synchronous {
+            "made durable by RWF_DSYNC or a linked fdatasync"
+        } else {
+            "linked to fdatasync"
+        };
+        format!("io_uring: {how} {durable}, {}", self.directory.path().display())
     }
 
     fn segments(&self) -> Result<Vec<SegmentFile>, DiskError> {
@@ -402,7 +444,7 @@ impl Disk for UringDisk {
             && let Some((write, file)) = ring.take_lone()
         {
             let begin = Instant::now();
-            let result = write_here(&write, &file);
+            let result = write_here(&write, &file, self.directory.is_synchronous());
             ring.company.wrote_here(self.bell.answer(), write.buffer.len(), begin.elapsed());
             into.push(Completion { token: write.token, buffer: write.buffer, result });
             return Ok(());
@@ -470,7 +512,28 @@ mod tests {
 
     #[test]
     fn many_writes_complete_and_can_be_read() {
+        let Some((dir, disk)) = disk() else { return };
+        many_writes(&disk);
+        drop(disk);
+        let linked = UringDisk::open_linked(dir.path()).unwrap();
+        assert!(linked.description().contains("linked to fdatasync"));
+        many_writes(&linked);
+    }
+
+    #[test]
+    fn synchronous_writes_that_are_slow_give_way_to_linked_ones() {
         let Some((_dir, disk)) = disk() else { return };
+        if disk.lock().synchronous.is_none() {
+            eprintln!("skipped: the file system is not known to keep RWF_DSYNC");
+            return;
+        }
+        let slow = std::time::Duration::from_millis(10);
+        disk.lock().synchronous.iter_mut().for_each(|trial| trial.took(4096, slow));
+        assert!(disk.lock().synchronous.as_ref().is_some_and(|trial| !trial.is_open()));
+        many_writes(&disk);
+    }
+
+    fn many_writes(disk: &UringDisk) {
         disk.create(1, 512 * 4096).unwrap();
         for token in 0..300_u64 {
             let fill = u8::try_from(token % 251).unwrap();
