@@ -28,7 +28,7 @@ impl Default for LogOptions {
     fn default() -> LogOptions {
         LogOptions {
             segment_bytes: 64 << 20,
-            batch_limit_bytes: 2 << 20,
+            batch_limit_bytes: 1 << 20,
             in_flight_batches: 4,
             cache_bytes: 12 << 20,
             idle_confirm_us: 10_000,
