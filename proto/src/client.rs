@@ -23,6 +23,7 @@ mod options;
 mod router;
 mod run;
 mod stream;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;

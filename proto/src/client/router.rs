@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
 
 use super::attempt::Hint;
+use super::wire;
 use super::{ClientError, ClientOptions};
 use crate::v1;
 
@@ -228,13 +229,12 @@ impl Router {
         if let Some(channel) = state.channels.get(endpoint) {
             return Ok(channel.clone());
         }
-        let channel = Endpoint::from_shared(endpoint.to_owned())
+        let at = Endpoint::from_shared(endpoint.to_owned())
             .map_err(|error| invalid(endpoint, &error.to_string()))?
             .connect_timeout(self.connect_timeout)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .connect_lazy();
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        let channel = wire::channel(&at, self.connect_timeout);
         state.channels.insert(endpoint.to_owned(), channel.clone());
         Ok(channel)
     }
