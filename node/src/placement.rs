@@ -198,6 +198,17 @@ fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     seen
 }
 
+/// Whether `class` can be reached with the voters that are in contact (the leader itself included): [`reachable`] without the words.
+/// Asked for each request.
+#[must_use]
+pub fn is_reachable(class: Class, voters: &[Voter], is_in_contact: impl Fn(u64) -> bool) -> bool {
+    let holding = || voters.iter().filter(|voter| is_in_contact(voter.node_id));
+    let first = holding().next();
+    let spans_zones = first.is_some_and(|first| holding().any(|voter| voter.zone != first.zone));
+    let spans_sites = || voters.iter().all(|voter| holding().any(|other| other.site == voter.site));
+    holding().count() >= majority(voters) && spans_zones && (class == Class::City || spans_sites())
+}
+
 /// Whether `class` can be reached with the voters that are in contact (the leader itself included).
 ///
 /// # Errors

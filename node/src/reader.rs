@@ -32,6 +32,7 @@ pub struct Original {
 }
 
 /// The entries of a request that were there already, by number.
+#[derive(Default)]
 pub struct Originals(Vec<Original>);
 
 impl Originals {

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod append;
+mod append_stream;
 pub mod ledger;
 pub mod peer;
 pub mod read;

@@ -110,7 +110,13 @@ async fn receipts(
     (outcomes, class): (&[EntryOutcome], Class),
     attestation: &v1::Attestation,
 ) -> Result<Vec<v1::Receipt>, Refusal> {
-    let originals = Reader::new(group, &request.journal).replayed(outcomes, class, REQUEST_TIMEOUT).await?;
+    let is_replayed = |outcome: &EntryOutcome| matches!(outcome, EntryOutcome::Replayed { .. });
+    let originals = if outcomes.iter().any(is_replayed) {
+        // Boxed: few requests are repetitions, and each would carry the room for it.
+        Box::pin(Reader::new(group, &request.journal).replayed(outcomes, class, REQUEST_TIMEOUT)).await?
+    } else {
+        Originals::default()
+    };
     let mut receipts = Vec::with_capacity(outcomes.len());
     for (entry, outcome) in request.entries.iter().zip(outcomes) {
         let receipt = match outcome {

@@ -3,22 +3,16 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::stream::FuturesOrdered;
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 use tercet_proto::v1::ledger_server::Ledger;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::append::{append, create_journal};
-use super::{Caller, answer, read};
+use super::{Caller, answer, append_stream, read};
 use crate::node::Node;
 use crate::raft::group::Group;
-
-/// Appends of one stream that are worked on at once.
-const APPENDS_AT_ONCE: usize = 64;
 
 /// The service; one at the client address, one at the peer address.
 #[derive(Clone)]
@@ -110,45 +104,19 @@ impl Ledger for LedgerService {
         &self,
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
-        use v1::append_stream_response::Result as Ended;
         let caller = Caller::of(&request, self.from_peers);
-        let mut requests = request.into_inner();
-        let (answers, stream) = mpsc::channel(APPENDS_AT_ONCE);
         let service = self.clone();
-        tokio::spawn(async move {
-            let mut in_work = FuturesOrdered::new();
-            let mut ended = false;
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(result) = in_work.next(), if !in_work.is_empty() => {
-                        let (result, leader_id): (Result<v1::AppendResponse, Status>, u64) = result;
-                        let result = match result {
-                            Ok(appended) => Ended::Appended(appended),
-                            Err(status) => Ended::Refused(as_message(&status)),
-                        };
-                        let answer = v1::AppendStreamResponse { result: Some(result), leader_id };
-                        if answers.send(Ok(answer)).await.is_err() {
-                            return;
-                        }
-                    }
-                    message = requests.message(), if !ended && in_work.len() < APPENDS_AT_ONCE => match message {
-                        Ok(Some(request)) => {
-                            let service = service.clone();
-                            in_work.push_back(async move {
-                                let journal = request.journal.clone();
-                                let result = append(&service.node, caller, request).await;
-                                (result, service.leader_of(&journal))
-                            });
-                        }
-                        Ok(None) => ended = true,
-                        Err(_) => return,
-                    },
-                    else => return,
-                }
+        let work = move |request: v1::AppendRequest| {
+            let service = service.clone();
+            async move {
+                let journal = request.journal.clone();
+                let result = append(&service.node, caller, request).await;
+                let leader_id = service.leader_of(&journal);
+                append_stream::message(result, leader_id, as_message)
             }
-        });
-        self.answer("", Ok(Box::pin(ReceiverStream::new(stream)) as Self::AppendStreamStream))
+        };
+        let answers = append_stream::answers(request.into_inner(), work);
+        self.answer("", Ok(Box::pin(answers) as Self::AppendStreamStream))
     }
 
     type ReadStream = read::Entries;

@@ -110,7 +110,8 @@ where
             },
             Some(leader) if hops < HOPS_MAX => {
                 let client = node.peers.ledger(leader).map_err(|e| internal(&e))?;
-                let sent = forward(client, forwarded(message.clone(), hops));
+                // Boxed: most requests are answered here, and each of them would carry the room for this one.
+                let sent = Box::pin(forward(client, forwarded(message.clone(), hops)));
                 let answered = tokio::select! {
                     answered = timeout_at(deadline, sent) => answered,
                     // Whoever waits for a leader behind a silent network would wait long.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use crate::placement::{Acks, Class, ReplyQueue, Voter, holders, reachable, watermark};
+use crate::placement::{Acks, Class, ReplyQueue, Voter, holders, is_reachable, reachable, watermark};
 
 fn topology() -> impl Strategy<Value = Vec<Voter>> {
     // Zones a-d; a and b are always in site east, c and d each in west or north.
@@ -89,7 +89,9 @@ proptest! {
     ) {
         let acked: BTreeMap<u64, u64> = contact.iter().map(|node| (*node, 1)).collect();
         for class in Class::ALL {
-            prop_assert_eq!(reachable(class, &voters, &contact).is_ok(), placed(class, &voters, &acked, 1));
+            let by_definition = placed(class, &voters, &acked, 1);
+            prop_assert_eq!(reachable(class, &voters, &contact).is_ok(), by_definition);
+            prop_assert_eq!(is_reachable(class, &voters, |node| contact.contains(&node)), by_definition);
         }
     }
 

@@ -3,13 +3,13 @@
 //! Invariants: contact is counted per term; a new leader has heard of nobody yet, which is not the same as having lost them;
 //! a class is only said to be out of reach when contact is known to be lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Gate;
-use crate::placement::{Class, Voter, is_spare, reachable, stands_for_its_site};
+use crate::placement::{Class, Voter, is_reachable, is_spare, reachable, stands_for_its_site};
 
 /// A follower that has answered within this time, or has nothing to answer, is prompt.
 const PROMPT: Duration = Duration::from_millis(10);
@@ -58,14 +58,13 @@ impl Contacts {
         }
     }
 
-    fn is_fresh(&self, node: u64, lost_after: Duration) -> bool {
-        self.by_node.get(&node).is_some_and(|contact| !contact.is_lost && contact.at.elapsed() < lost_after)
-    }
-
     /// It has answered lately, or it is early in the term: a new leader has heard of nobody yet.
-    fn may_be_there(&self, node: u64, lost_after: Duration) -> bool {
-        let is_early = self.since.elapsed() < lost_after;
-        self.is_fresh(node, lost_after) || (is_early && !self.by_node.contains_key(&node))
+    fn may_be_there(&self, node: u64, lost_after: Duration, now: Instant) -> bool {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < lost_after;
+        match self.by_node.get(&node) {
+            Some(contact) => !contact.is_lost && is_recent(contact.at),
+            None => is_recent(self.since),
+        }
     }
 
     fn last(&self, node: u64) -> Option<Instant> {
@@ -100,14 +99,16 @@ impl Gate {
     pub fn reachable(&self, class: Class) -> Result<(), String> {
         let inner = self.inner();
         let Some(leading) = &inner.leading else { return Ok(()) };
-        let lost_after = self.contact_lost_after;
+        let (lost_after, now) = (self.contact_lost_after, Instant::now());
+        let is_in_contact =
+            |node| node == self.node_id || leading.contacts.may_be_there(node, lost_after, now);
         let halves = [&inner.before, &inner.voters];
         halves.into_iter().filter(|half| !half.is_empty()).try_for_each(|half| {
+            if is_reachable(class, half, is_in_contact) {
+                return Ok(());
+            }
             let nodes = half.iter().map(|voter| voter.node_id);
-            let in_contact: BTreeSet<u64> = nodes
-                .filter(|node| *node == self.node_id || leading.contacts.may_be_there(*node, lost_after))
-                .collect();
-            reachable(class, half, &in_contact)
+            reachable(class, half, &nodes.filter(|node| is_in_contact(*node)).collect())
         })?;
         match inner.unheld_sites.as_slice() {
             [site, ..] if class == Class::Geo => {
