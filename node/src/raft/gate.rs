@@ -230,6 +230,13 @@ impl Gate {
         self.advance();
     }
 
+    /// Whether a node votes, or did before the change of members that is under way.
+    #[must_use]
+    pub fn is_voter(&self, node: u64) -> bool {
+        let inner = self.inner();
+        inner.voters.iter().chain(&inner.before).any(|voter| voter.node_id == node)
+    }
+
     /// A voter is about to be removed. From now on, until the voters are others, nothing becomes placed by what it alone holds in its
     /// site; what may have been before, this leader's and former ones' acknowledgements, the others there must hold.
     ///

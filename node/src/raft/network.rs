@@ -6,6 +6,7 @@
 //! | file | about |
 //! |---|---|
 //! | `exchange` | one session of append requests to a follower |
+//! | `seeding` | how hard the leader works for a node without a vote |
 //! | `hold` | commits that ride with the entries that follow |
 //! | `voted` | where a voter's log ends, so that a new leader need not search |
 //! | `link`, `peers`, `transport` | streams and channels, over gRPC or carried by a simulation |
@@ -14,6 +15,7 @@ mod exchange;
 mod hold;
 pub mod link;
 pub mod peers;
+mod seeding;
 pub mod transport;
 mod voted;
 

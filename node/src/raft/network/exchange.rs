@@ -2,7 +2,7 @@
 //!
 //! A follower that appends do not wait for (`placement::is_spare`) hears of them a little later and of several at once: with five
 //! nodes two of the four followers decide when a writer is answered, and what the others cost is shared by the entries of
-//! [`SPARE_HOLD`].
+//! [`SPARE_HOLD`]. One without a vote that has much to learn is not served all the time (`seeding`).
 //!
 //! Invariants: answers come in the order of the requests; to a near follower one request is under way, to a far one at most
 //! [`REQUESTS_IN_FLIGHT_MAX`], and what piles up meanwhile travels together in the next one; every acknowledgement is shown to
@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use openraft::EntryPayload;
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
+use openraft::{EntryPayload, LogIdOptionExt};
 use tercet_proto::v1;
 use tokio::time::Instant;
 
 use super::hold::hold_commits;
 use super::link::LinkError;
+use super::seeding::Seeding;
 use super::voted::Step;
 use super::{Network, broken, codec_error, link_error};
 use crate::raft::codec::{log_id_from_wire, to_point, vote_from_wire};
@@ -30,6 +31,8 @@ use crate::raft::types::{Entry, LogId, TypeConfig};
 
 /// Append requests on their way to one follower at most.
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
+/// To one without a vote: what is on its way goes on during a rest.
+const SEEDING_IN_FLIGHT_MAX: usize = 2;
 /// A request that is unanswered for so long does not hold the next one back: the follower is far away. Before, what arrives
 /// waits and travels together.
 const NEAR: Duration = Duration::from_millis(2);
@@ -56,6 +59,7 @@ where
         has_failed: false,
         sent: VecDeque::new(),
         rests_until: None,
+        seeding: None,
     };
     futures::stream::unfold(session, |mut session| async move {
         let outcome = session.next().await?;
@@ -74,15 +78,18 @@ struct Exchange<'s> {
     has_failed: bool,
     /// When the unanswered requests were sent.
     sent: VecDeque<Instant>,
-    /// No request before, if the follower is a spare one.
+    /// No request before, if the follower is a spare one or has no vote.
     rests_until: Option<Instant>,
+    /// While it has no vote.
+    seeding: Option<Seeding>,
 }
 
 impl Exchange<'_> {
     async fn next(&mut self) -> Option<Outcome> {
         while !self.has_failed {
             let unanswered = self.network.link.unanswered();
-            let takes_more = unanswered < REQUESTS_IN_FLIGHT_MAX;
+            let most = if self.seeding.is_some() { SEEDING_IN_FLIGHT_MAX } else { REQUESTS_IN_FLIGHT_MAX };
+            let takes_more = unanswered < most;
             let not_before = self.sent.front().map(|sent| *sent + NEAR).max(self.rest());
             if self.input.is_none() && unanswered == 0 {
                 return None;
@@ -91,7 +98,11 @@ impl Exchange<'_> {
                 biased;
                 answer = self.network.link.answer() => {
                     self.sent.pop_front();
-                    return Some(answer.map_err(link_error).and_then(|answer| self.outcome(answer)));
+                    let outcome = answer.map_err(link_error).and_then(|answer| self.outcome(answer));
+                    if let Ok(Ok(matched)) = &outcome {
+                        self.answered(matched.index());
+                    }
+                    return Some(outcome);
                 }
                 request = next_of(&mut self.input, not_before), if takes_more && self.input.is_some() => match request {
                     Some(request) => {
@@ -111,7 +122,22 @@ impl Exchange<'_> {
 
     /// Until when a follower that appends do not wait for is left alone.
     fn rest(&self) -> Option<Instant> {
-        self.rests_until.filter(|_| self.network.gate.is_spare(self.network.target))
+        self.rests_until.filter(|_| self.seeding.is_some() || self.network.gate.is_spare(self.network.target))
+    }
+
+    /// The follower holds the log up to here.
+    fn answered(&mut self, matched: Option<u64>) {
+        let Network { gate, log, group, target, .. } = &*self.network;
+        if gate.is_voter(*target) {
+            self.seeding = None;
+            return;
+        }
+        let last = log.state(*group).last.map_or(0, |point| point.index);
+        let (lacks, now) = (last.saturating_sub(matched.unwrap_or(0)), Instant::now());
+        let rest = self.seeding.get_or_insert_with(|| Seeding::new(lacks, now)).lacks(lacks, now);
+        if let Some(rest) = rest {
+            self.rests_until = Some(now + rest);
+        }
     }
 
     /// The answer to a step of openraft's search, if the follower's vote has given it.
