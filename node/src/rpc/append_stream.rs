@@ -1,8 +1,8 @@
 //! One stream of appends: its requests are worked on side by side and answered in their order.
 //!
 //! Invariants: a refusal is an answer like any other and stops nothing; at most [`APPENDS_AT_ONCE`] requests are in work, and no more are
-//! read meanwhile. No task of its own: whoever writes the answers drives it, so an append costs two wake-ups less, and a client
-//! that takes no answers is worked for no more.
+//! read meanwhile. No task and no channel of its own: whoever writes the answers drives it, and a client that takes no answers is worked
+//! for no more.
 
 use std::future::Future;
 
