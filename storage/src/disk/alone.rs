@@ -8,8 +8,8 @@
 //! Writes side by side are quickest as synchronous ones (RWF_DSYNC) in the ring: half the processor time of a linked pair, and the
 //! device works on several at once. But a kernel thread has to end each of them.
 //!
-//! On busy processors it is the other way round: measured with a compiler on both cores, plain calls and synchronous writes in the ring
-//! took 4 ms each (a scheduler's tick) and linked pairs 0.1 ms. So each of the two ways is on [`Trial`]: a write that is slow sends the
+//! On busy processors it is the other way round: plain calls took 4 ms each (a scheduler's tick) beside a compiler on both cores, and
+//! synchronous writes in the ring did beside busy loops, where linked pairs took 0.1 ms. So each of the two ways is on [`Trial`]: a write that is slow sends the
 //! next ones through the ring as linked pairs, twice as many each time that it happens again.
 //!
 //! Invariant of [`Doorbell`]: a ring is never lost; it ends the present wait or the next one.
