@@ -1,14 +1,16 @@
 //! `tercet-bench log`: the segment log beside the bare disk under it, one cell of record size and depth after another.
 //!
-//! In each cell three take turns on the same file system: the log; the same records as independent linked writes, each with
-//! its fdatasync; and all of them as one merged write with one fdatasync. The floor is the better of the last two. All three
-//! make their segments in the same way, ahead of need: zeroing costs each of them the same.
+//! In each cell five take turns on the same file system: the log, driven from its own answers and by another thread; the same records
+//! as independent writes, each linked to its fdatasync; all of them as one merged write linked to one fdatasync, which with the one
+//! before is the floor; and that merged write as a synchronous one. All of them make their segments in the same way, ahead of
+//! need: zeroing costs each of them the same.
 //!
 //! Invariants: every turn begins with nothing under way on the disk; what is counted was begun after the warm-up and has
 //! been durable before the turn ended; nothing is left behind.
 
 mod appends;
 mod bare;
+mod chains;
 mod cost;
 mod figures;
 mod strategies;
@@ -25,9 +27,9 @@ use tercet_storage::disk::{DiskChoice, open_directory};
 use crate::machine::{Machine, is_in_memory};
 use appends::Appends;
 use bare::{Bare, Shape};
-use figures::{Cell, Report, Tally};
+use figures::{Cell, Report, Tallies};
 
-/// Rounds of a cell: in each, each of the three has one turn.
+/// Rounds of a cell: in each, each of the five has one turn.
 const ROUNDS: u32 = 4;
 /// The largest record: half a segment of 64 MiB.
 const SIZE_LIMIT: usize = 32 << 20;
@@ -43,7 +45,7 @@ pub(crate) struct LogArgs {
     /// Appends under way at once
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16], value_name = "N,N...")]
     depths: Vec<usize>,
-    /// Counted seconds of each of the three in each cell
+    /// Counted seconds of each of the five in each cell
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Seconds before each turn that are not counted
@@ -187,20 +189,26 @@ fn measure_cell(dir: &Path, choice: DiskChoice, size: usize, depth: usize, turn:
     let dir = tempfile::Builder::new().prefix("cell-").tempdir_in(dir)?;
     let mut bare = Bare::open(&dir.path().join("bare"), choice)?;
     let mut log = Appends::open(&dir.path().join("log"), choice)?;
-    let (mut appends, mut linked, mut merged) = (Tally::new()?, Tally::new()?, Tally::new()?);
+    let mut tallies = Tallies::new()?;
     for _ in 0..ROUNDS {
         log.tidy()?;
         quiet()?;
-        bare.turn(Shape::Linked, size, depth, turn, &mut linked)?;
+        bare.turn(Shape::Linked, size, depth, turn, &mut tallies.linked)?;
         bare.tidy()?;
         quiet()?;
-        log.turn(size, depth, turn, &mut appends)?;
+        chains::turn(&mut log, size, depth, turn, &mut tallies.log)?;
         quiet()?;
-        bare.turn(Shape::Merged, size, depth, turn, &mut merged)?;
+        bare.turn(Shape::Merged, size, depth, turn, &mut tallies.merged)?;
+        bare.tidy()?;
+        log.tidy()?;
+        quiet()?;
+        log.turn(size, depth, turn, &mut tallies.handed_over)?;
+        quiet()?;
+        bare.turn(Shape::Synchronous, size, depth, turn, &mut tallies.synchronous)?;
         bare.tidy()?;
     }
     log.close();
-    Ok(Cell::new(size, depth, &appends, &linked, &merged))
+    Ok(tallies.cell(size, depth))
 }
 
 /// The disk in its own words, without the path.
@@ -257,7 +265,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let turn = Turn { warm_up: Duration::ZERO, counted: Duration::from_millis(100) };
         let cell = measure_cell(dir.path(), DiskChoice::UringOrPortable, 512, 4, turn).unwrap();
-        assert!(cell.log.count > 0 && cell.linked.count > 0 && cell.merged.count > 0);
+        assert!(cell.log.count > 0 && cell.handed_over.count > 0);
+        assert!(cell.linked.count > 0 && cell.merged.count > 0 && cell.synchronous.count > 0);
         assert!(cell.ratio > 0.0);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

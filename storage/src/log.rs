@@ -17,6 +17,7 @@ mod drafting;
 mod group;
 mod housekeeper;
 mod options;
+mod pool;
 mod reading;
 pub mod recover;
 mod repair;

@@ -1,4 +1,4 @@
-//! The log under a closed loop: so many appends of one record each are under way, all from one thread.
+//! The log under a closed loop of another thread's: so many appends of one record each are under way, all from that one.
 //!
 //! Invariant: nothing is purged during a turn, as `serve` purges nothing: segments are made, not recycled.
 
@@ -14,10 +14,10 @@ use tercet_storage::{LogError, LogOptions, LogRecord, SegmentLog};
 use super::Turn;
 use super::figures::Tally;
 
-const GROUP: u32 = 1;
-const TERM: u64 = 1;
+pub(super) const GROUP: u32 = 1;
+pub(super) const TERM: u64 = 1;
 /// Longest that one append may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// When an append began, and how it ended.
 type Answer = (Instant, Result<(), LogError>);
@@ -25,7 +25,8 @@ type Answer = (Instant, Result<(), LogError>);
 /// A log and its appender.
 pub(super) struct Appends {
     log: SegmentLog,
-    next: u64,
+    /// Index of the next record.
+    pub(super) next: u64,
     answers: Sender<Answer>,
     answered: Receiver<Answer>,
 }

@@ -1,7 +1,7 @@
 //! The floor: records written through the disk under the log, with no log around them.
 //!
-//! Invariants: writes in the ring are linked to an fdatasync each, also where the log makes synchronous ones: the marks are set against
-//! those; what is written goes to segments that another thread makes ahead of need, zeroed and durable, as in the log.
+//! Invariants: the floor's writes go through the ring and are linked to an fdatasync each, also where the log makes synchronous ones: the
+//! marks are set against those; synchronous ones have a column of their own; what is written goes to segments that another thread makes ahead of need, zeroed and durable, as in the log.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,8 +26,10 @@ const LINKED: Wait = Wait::AtMostUs(60_000_000);
 pub(super) enum Shape {
     /// Each as a write of its own, linked to an fdatasync of its own, so many at once as the depth says.
     Linked,
-    /// So many as the depth says as one write, followed by one fdatasync.
+    /// So many as the depth says as one write, linked to one fdatasync.
     Merged,
+    /// The same as one synchronous write on the thread that waits for it, as the log does with a lone batch.
+    Synchronous,
 }
 
 /// The disk and where the next write goes.
@@ -90,7 +92,8 @@ impl Bare {
     ) -> Result<()> {
         let (bytes, at_once, each, wait) = match shape {
             Shape::Linked => (size, depth, 1, LINKED),
-            Shape::Merged => (size * depth, 1, depth as u64, Wait::Forever),
+            Shape::Merged => (size * depth, 1, depth as u64, LINKED),
+            Shape::Synchronous => (size * depth, 1, depth as u64, Wait::Forever),
         };
         let bytes = bytes.next_multiple_of(BLOCK_BYTES);
         let clock = turn.start();

@@ -34,6 +34,11 @@ impl Tally {
         self.histogram.saturating_record_n(nanoseconds, appends);
     }
 
+    /// What another one has counted.
+    pub(super) fn merge(&mut self, other: &Tally) -> Result<()> {
+        self.histogram.add(&other.histogram).context("adding up a turn")
+    }
+
     /// A turn is over.
     pub(super) fn add_turn(&mut self, counted: Duration, size_bytes: usize) {
         self.counted += counted;
@@ -85,34 +90,68 @@ pub(super) struct Cell {
     pub(super) size_bytes: usize,
     /// Appends under way at once.
     pub(super) depth: usize,
-    /// The log.
+    /// The log, each answer handing in the next append.
     pub(super) log: Side,
+    /// The log, all appends from another thread, which waits for the answers.
+    pub(super) handed_over: Side,
     /// Independent writes, each linked to an fdatasync.
     pub(super) linked: Side,
-    /// One write for all, then one fdatasync.
+    /// One write for all, linked to one fdatasync.
     pub(super) merged: Side,
-    /// Which of the two is the floor: the one with more appends a second.
+    /// One synchronous write for all.
+    pub(super) synchronous: Side,
+    /// Which of linked and merged is the floor: the one with more appends a second.
     pub(super) floor: &'static str,
     /// The log's appends a second over the floor's.
     pub(super) ratio: f64,
+    /// The same of appends from another thread.
+    pub(super) handed_over_ratio: f64,
+    /// The log's appends a second over those of the synchronous write.
+    pub(super) ratio_to_synchronous: f64,
     /// The log's median over that of the independent writes.
     pub(super) p50_over_linked: f64,
 }
 
-impl Cell {
-    /// From what was counted.
-    pub(super) fn new(size_bytes: usize, depth: usize, log: &Tally, linked: &Tally, merged: &Tally) -> Cell {
-        let [log, linked, merged] = [log, linked, merged].map(Side::of);
+/// What is counted in a cell.
+pub(super) struct Tallies {
+    pub(super) log: Tally,
+    pub(super) handed_over: Tally,
+    pub(super) linked: Tally,
+    pub(super) merged: Tally,
+    pub(super) synchronous: Tally,
+}
+
+impl Tallies {
+    /// Nothing yet.
+    pub(super) fn new() -> Result<Tallies> {
+        Ok(Tallies {
+            log: Tally::new()?,
+            handed_over: Tally::new()?,
+            linked: Tally::new()?,
+            merged: Tally::new()?,
+            synchronous: Tally::new()?,
+        })
+    }
+
+    /// The figures.
+    pub(super) fn cell(&self, size_bytes: usize, depth: usize) -> Cell {
+        let all = [&self.log, &self.handed_over, &self.linked, &self.merged, &self.synchronous];
+        let [log, handed_over, linked, merged, synchronous] = all.map(Side::of);
         let is_linked = linked.appends_per_second >= merged.appends_per_second;
         let best = linked.appends_per_second.max(merged.appends_per_second);
+        let over = |side: Side, base: f64| side.appends_per_second / base.max(1e-9);
         Cell {
             size_bytes,
             depth,
             log,
+            handed_over,
             linked,
             merged,
+            synchronous,
             floor: if is_linked { "linked" } else { "merged" },
-            ratio: log.appends_per_second / best.max(1e-9),
+            ratio: over(log, best),
+            handed_over_ratio: over(handed_over, best),
+            ratio_to_synchronous: over(log, synchronous.appends_per_second),
             p50_over_linked: log.p50_us / linked.p50_us.max(1e-9),
         }
     }
@@ -244,6 +283,9 @@ impl Report {
             "p99 us",
             "ratio",
             "p50/linked",
+            "by a thread",
+            "ratio",
+            "to sync",
         ];
         let mut table = table(&header, 0);
         for cell in &self.cells {
@@ -264,6 +306,9 @@ impl Report {
                 whole(floor.p99_us),
                 format!("{:.2}", cell.ratio),
                 format!("{:.2}", cell.p50_over_linked),
+                whole(cell.handed_over.appends_per_second),
+                format!("{:.2}", cell.handed_over_ratio),
+                format!("{:.2}", cell.ratio_to_synchronous),
             ]);
         }
         table
@@ -305,16 +350,31 @@ mod tests {
         tally
     }
 
+    fn cell(depth: usize, [log, handed_over, linked, merged, synchronous]: [Tally; 5]) -> Cell {
+        Tallies { log, handed_over, linked, merged, synchronous }.cell(4_096, depth)
+    }
+
     #[test]
-    fn the_floor_is_the_better_of_the_two() {
-        let cell = Cell::new(4_096, 16, &tally(300, 900), &tally(200, 500), &tally(250, 1_000));
-        assert_eq!(cell.floor, "merged");
-        assert!((cell.ratio - 0.9).abs() < 1e-9);
-        assert!((cell.p50_over_linked - 1.5).abs() < 0.01);
-        assert!((cell.log.megabytes_per_second - 900.0 * 4_096.0 / 1e6).abs() < 1e-6);
-        let cell = Cell::new(4_096, 1, &tally(200, 450), &tally(200, 500), &tally(250, 400));
-        assert_eq!((cell.floor, cell.log.count), ("linked", 450));
-        assert!((cell.ratio - 0.9).abs() < 1e-9);
+    fn the_floor_is_the_better_of_the_two_that_are_linked() {
+        let sides = [tally(300, 900), tally(400, 800), tally(200, 500), tally(250, 1_000), tally(150, 1_200)];
+        let merged = cell(16, sides);
+        assert_eq!(merged.floor, "merged");
+        assert!((merged.ratio - 0.9).abs() < 1e-9 && (merged.handed_over_ratio - 0.8).abs() < 1e-9);
+        assert!((merged.ratio_to_synchronous - 0.75).abs() < 1e-9);
+        assert!((merged.p50_over_linked - 1.5).abs() < 0.01);
+        assert!((merged.log.megabytes_per_second - 900.0 * 4_096.0 / 1e6).abs() < 1e-6);
+        let sides = [tally(200, 450), tally(200, 440), tally(200, 500), tally(250, 400), tally(150, 600)];
+        let linked = cell(1, sides);
+        assert_eq!((linked.floor, linked.log.count), ("linked", 450));
+        assert!((linked.ratio - 0.9).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_two_tallies_counted_is_added_up() {
+        let mut sum = tally(100, 10);
+        sum.merge(&tally(300, 30)).unwrap();
+        let side = Side::of(&sum);
+        assert_eq!((side.count, side.p50_us.round()), (40, 300.0));
     }
 
     #[test]

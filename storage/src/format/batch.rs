@@ -50,7 +50,7 @@ fn zero_sectors(payload: &[u8], offset: usize) -> u32 {
     while !rest.is_empty() {
         let piece = (SECTOR_BYTES - at % SECTOR_BYTES).min(rest.len());
         let (sector, after) = rest.split_at(piece);
-        if is_zero(sector) {
+        if sector.first() == Some(&0) && is_zero(sector) {
             count += 1;
         }
         rest = after;

@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::group::Released;
-use super::options::POOLED_BUFFERS;
+use super::pool::BufferPool;
 use super::shared::{Closing, Repaired, Shared, State, VoteWork};
 use super::window::Window;
-use crate::disk::{AlignedBuffer, Completion, DiskError, SegmentWrite, Wait};
+use crate::disk::{Completion, DiskError, SegmentWrite, Wait};
 use crate::error::LogError;
 use crate::format::{
     BLOCK_BYTES, BatchHeader, CheckpointState, CutRecord, encode_batch, flags, payload_start,
@@ -57,7 +57,7 @@ pub(crate) struct Committer {
     last_activity_us: u64,
     /// The additions that the last look at the queue has seen.
     seen_pushes: u64,
-    pool: Vec<AlignedBuffer>,
+    pool: BufferPool,
     completions: Vec<Completion>,
     stopped: bool,
 }
@@ -121,6 +121,7 @@ pub(super) struct InFlight {
 impl Committer {
     pub(crate) fn new(shared: Arc<Shared>, start: Start) -> Committer {
         let last = start.head.last_number;
+        let pool = BufferPool::new(shared.options.batch_limit_bytes * 2);
         Committer {
             shared,
             head: start.head,
@@ -139,7 +140,7 @@ impl Committer {
             cuts_repeated: start.cuts_repeated,
             last_activity_us: 0,
             seen_pushes: 0,
-            pool: Vec::new(),
+            pool,
             completions: Vec::new(),
             stopped: false,
         }
@@ -255,7 +256,7 @@ impl Committer {
     /// Writes the batch into a buffer and hands it to the disk. Called without the lock.
     fn submit(&mut self, mut header: BatchHeader, mut draft: Draft, now_us: u64) -> Result<(), DiskError> {
         let bytes = header.blocks as usize * BLOCK_BYTES;
-        let mut buffer = self.buffer(bytes);
+        let mut buffer = self.pool.take(bytes);
         debug_assert!(payload_start(draft.rows.len()) + draft.payload_bytes <= bytes);
         let crc = encode_batch(&mut header, &mut draft.rows, &draft.payloads, buffer.as_mut_slice());
         if self.repeated_in.is_none()
@@ -305,23 +306,6 @@ impl Committer {
         })
     }
 
-    fn buffer(&mut self, bytes: usize) -> AlignedBuffer {
-        let fitting = self.pool.iter().position(|buffer| buffer.capacity() >= bytes);
-        let mut buffer = match fitting {
-            Some(position) => self.pool.swap_remove(position),
-            None => AlignedBuffer::with_capacity(bytes.next_power_of_two().max(16 * BLOCK_BYTES)),
-        };
-        buffer.set_len(bytes);
-        buffer
-    }
-
-    fn give_back(&mut self, buffer: AlignedBuffer) {
-        let limit = self.shared.options.batch_limit_bytes * 2;
-        if self.pool.len() < POOLED_BUFFERS && buffer.capacity() <= limit {
-            self.pool.push(buffer);
-        }
-    }
-
     /// Takes what the disk has finished, waiting as told, and answers what has become durable.
     pub(crate) fn complete(&mut self, wait: Wait, now_us: impl FnOnce() -> u64) {
         let mut completions = std::mem::take(&mut self.completions);
@@ -329,7 +313,7 @@ impl Committer {
         let now_us = now_us();
         let mut failure = result.err();
         for completion in completions.drain(..) {
-            self.give_back(completion.buffer);
+            self.pool.give_back(completion.buffer);
             match completion.result {
                 Ok(()) => {
                     if let Some(batch) =

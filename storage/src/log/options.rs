@@ -1,11 +1,9 @@
 //! Settings of the log.
 
+use super::pool::POOLED_BUFFERS;
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, batch_bytes};
 use crate::types::StoreId;
-
-/// Write buffers kept for reuse: no more than this many, and none larger than twice the usual batch.
-pub(crate) const POOLED_BUFFERS: usize = 4;
 
 /// Settings of the segment log. All of them may differ from one opening to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
