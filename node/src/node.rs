@@ -175,11 +175,11 @@ impl Node {
         }
     }
 
-    /// Whether the cluster is formed and does not know this node's data directory.
+    /// Whether the cluster does not know this node's data directory, as far as this node has applied. So it is, too, while the
+    /// cluster is being formed: entries are acknowledged before the registry knows who holds them.
     fn is_unregistered(&self) -> bool {
         let Ok(zero) = self.group_zero() else { return false };
-        let ledger = zero.state().ledger();
-        ledger.cluster_id().is_some() && ledger.registered_incarnation(self.identity.node_id()).is_none()
+        zero.state().ledger().registered_incarnation(self.identity.node_id()).is_none()
     }
 
     fn named(&self, mut status: v1::GroupStatus) -> v1::GroupStatus {
