@@ -101,6 +101,10 @@ pub trait Disk: Send + Sync {
     fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError>;
     /// Replaces a small file beside the segments, atomically and durably.
     fn write_note(&self, name: &str, content: &[u8]) -> Result<(), DiskError>;
+    /// Copies bytes to where they are to be written from. They are of equal length.
+    fn fill(&self, target: &mut [u8], bytes: &[u8]) {
+        target.copy_from_slice(bytes);
+    }
     /// Hands in one write. It may begin only with the next call of [`Disk::completions`]. Called by one thread.
     fn submit(&self, write: SegmentWrite) -> Result<(), DiskError>;
     /// Appends what has finished to `into`. Returns early and empty-handed after a [`Disk::wake`]. Called by the thread

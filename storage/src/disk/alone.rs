@@ -14,10 +14,14 @@
 //!
 //! Invariant of [`Doorbell`]: a ring is never lost; it ends the present wait or the next one.
 
+use std::io::IoSlice;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Wait;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::directory::{OpenSegment, segment_name};
+use super::{DiskError, SegmentWrite, Wait};
 
 /// So many writes in a row must have met nobody before the next is done on the waiting thread.
 const ALONE_AFTER: u32 = 16;
@@ -173,6 +177,41 @@ impl Doorbell {
             bell = self.rang.wait_timeout(bell, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         *bell = Bell::default();
+    }
+}
+
+/// Writes durably on the calling thread: one synchronous write, which is as durable as a write and an fdatasync after it and one call
+/// less, or those two where the file system is not known for that. Nothing is written twice.
+pub(super) fn write_here(
+    write: &SegmentWrite,
+    file: &OpenSegment,
+    is_synchronous: bool,
+) -> Result<(), DiskError> {
+    let failed =
+        |operation, error: Errno| DiskError::io(operation, segment_name(write.segment), &error.into());
+    let (bytes, flags) = (write.buffer.as_slice(), ReadWriteFlags::DSYNC);
+    let written = if is_synchronous {
+        rustix::io::pwritev2(&file.write, &[IoSlice::new(bytes)], write.offset, flags)
+    } else {
+        rustix::io::pwrite(&file.write, bytes, write.offset)
+    };
+    let written = written.map_err(|error| failed("write", error))?;
+    if written != bytes.len() {
+        return Err(short_write(write.segment, written, bytes.len()));
+    }
+    if is_synchronous {
+        return Ok(());
+    }
+    rustix::fs::fdatasync(&file.write).map_err(|error| failed("fdatasync", error))
+}
+
+/// A write that has ended early.
+pub(super) fn short_write(segment: u32, written: impl std::fmt::Display, of: usize) -> DiskError {
+    DiskError::Io {
+        operation: "write",
+        subject: segment_name(segment),
+        errno: None,
+        message: format!("only {written} of {of} bytes were written"),
     }
 }
 

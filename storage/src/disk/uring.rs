@@ -10,6 +10,7 @@
 //!   which the ring owns on the heap) from before its entry is pushed until its completion has been taken.
 //! - The file descriptors are kept open by the same table.
 //! - Dropping the disk waits for every completion; if that cannot be had, the memory is leaked rather than freed.
+//! - Stores past the cache go to memory that is borrowed for writing, and a fence ends them before the borrow does.
 //!
 //! Other invariants: one write and its fdatasync are pushed together (or neither is), so that a link never dangles; a
 //! short write is an error, and the kernel then cancels the linked fdatasync; a synchronous write is made only where the file system is
@@ -18,7 +19,6 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
-use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ use io_uring::{IoUring, Probe, opcode, types};
 use rustix::event::EventfdFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::alone::{Company, Doorbell, Trial};
+use super::alone::{Company, Doorbell, Trial, short_write, write_here};
 use super::directory::{Directory, OpenSegment, segment_name};
 use super::{AlignedBuffer, Completion, Disk, DiskError, SegmentFile, SegmentWrite, Wait};
 
@@ -37,6 +37,8 @@ use super::{AlignedBuffer, Completion, Disk, DiskError, SegmentFile, SegmentWrit
 const RING_ENTRIES: u32 = 256;
 /// `user_data` of the read on the eventfd. Writes use `token * 2` and their fsyncs `token * 2 + 1`, which stay below.
 const WAKE: u64 = u64::MAX;
+/// What is shorter is copied as usual: records of 256 bytes gained nothing, those of 4 KiB lost 2 us a batch of 16.
+const STREAM_FROM_BYTES: usize = 16 << 10;
 
 /// A directory written through io_uring.
 pub struct UringDisk {
@@ -184,6 +186,45 @@ impl UringDisk {
         }
         Ok(())
     }
+}
+
+/// Copies past the cache, for it is the device that reads these bytes next. On a virtual machine a usual copy of a MiB took 0.03 ms for a
+/// while and 0.41 for another, most likely as the host's thread that plays the device read the buffer through another core's cache and
+/// each line had to be had back from there. This takes 0.04 always.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+fn stream(target: &mut [u8], bytes: &[u8]) {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+    const WORD_BYTES: usize = size_of::<__m128i>();
+
+    /// A line of the cache.
+    #[repr(align(64))]
+    struct Line([__m128i; 4]);
+
+    // SAFETY: a `Line` has no padding, and whatever is in its bytes is a value of it.
+    let (head, lines, tail) = unsafe { target.align_to_mut::<Line>() };
+    let (first, rest) = bytes.split_at(head.len());
+    let (middle, last) = rest.split_at(size_of_val(lines));
+    head.copy_from_slice(first);
+    tail.copy_from_slice(last);
+    let (words, _) = middle.as_chunks::<WORD_BYTES>();
+    let (pieces, _) = words.as_chunks::<4>();
+    for (line, piece) in lines.iter_mut().zip(pieces) {
+        // All four are read before the first is written, so that the line goes out whole.
+        // SAFETY: `from` is 16 bytes. Every x86-64 has SSE2.
+        let read = piece.each_ref().map(|from| unsafe { _mm_loadu_si128(from.as_ptr().cast()) });
+        for (word, read) in line.0.iter_mut().zip(read) {
+            // SAFETY: `word` is 16 aligned bytes, borrowed here alone, and nobody else sees them before the fence below.
+            unsafe { _mm_stream_si128(word, read) };
+        }
+    }
+    // SAFETY: as above.
+    unsafe { _mm_sfence() };
+}
+
+/// Other processors copy as usual.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+fn stream(target: &mut [u8], bytes: &[u8]) {
+    target.copy_from_slice(bytes);
 }
 
 impl Ring {
@@ -335,36 +376,6 @@ impl Ring {
     }
 }
 
-/// Writes durably on the calling thread: one synchronous write, which is as durable as a write and an fdatasync after it and one call
-/// less, or those two where the file system is not known for that. Nothing is written twice.
-fn write_here(write: &SegmentWrite, file: &OpenSegment, is_synchronous: bool) -> Result<(), DiskError> {
-    let failed =
-        |operation, error: Errno| DiskError::io(operation, segment_name(write.segment), &error.into());
-    let (bytes, flags) = (write.buffer.as_slice(), ReadWriteFlags::DSYNC);
-    let written = if is_synchronous {
-        rustix::io::pwritev2(&file.write, &[IoSlice::new(bytes)], write.offset, flags)
-    } else {
-        rustix::io::pwrite(&file.write, bytes, write.offset)
-    };
-    let written = written.map_err(|error| failed("write", error))?;
-    if written != bytes.len() {
-        return Err(short_write(write.segment, written, bytes.len()));
-    }
-    if is_synchronous {
-        return Ok(());
-    }
-    rustix::fs::fdatasync(&file.write).map_err(|error| failed("fdatasync", error))
-}
-
-fn short_write(segment: u32, written: impl std::fmt::Display, of: usize) -> DiskError {
-    DiskError::Io {
-        operation: "write",
-        subject: segment_name(segment),
-        errno: None,
-        message: format!("only {written} of {of} bytes were written"),
-    }
-}
-
 /// What the result of a synchronous write means, or the two of a write and its linked fdatasync.
 fn judge(done: &Pending, write: i32, fsync: Option<i32>) -> Result<(), DiskError> {
     let subject = || segment_name(done.segment);
@@ -430,6 +441,14 @@ impl Disk for UringDisk {
 
     fn write_note(&self, name: &str, content: &[u8]) -> Result<(), DiskError> {
         self.directory.write_note(name, content)
+    }
+
+    fn fill(&self, target: &mut [u8], bytes: &[u8]) {
+        if bytes.len() >= STREAM_FROM_BYTES && self.directory.is_direct() {
+            stream(target, bytes);
+        } else {
+            target.copy_from_slice(bytes);
+        }
     }
 
     fn submit(&self, write: SegmentWrite) -> Result<(), DiskError> {
@@ -549,6 +568,27 @@ mod tests {
             assert_eq!(completion.result, Ok(()));
             disk.read_at(1, completion.token * 4096, &mut content).unwrap();
             assert!(content.iter().all(|byte| u64::from(*byte) == completion.token % 251));
+        }
+    }
+
+    #[test]
+    fn bytes_are_copied_past_the_cache_to_wherever_they_begin() {
+        let bytes: Vec<u8> = (0..5_000_u32).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+        for (begin, len) in
+            [(0, 4_096), (0, 0), (1, 3), (63, 1), (63, 66), (17, 1_000), (64, 128), (130, 4_097)]
+        {
+            for from in [0, 5, 64] {
+                let mut target = AlignedBuffer::with_capacity(3 * BLOCK_BYTES);
+                target.set_len(3 * BLOCK_BYTES);
+                stream(&mut target.as_mut_slice()[begin..begin + len], &bytes[from..from + len]);
+                assert_eq!(
+                    target.as_slice()[begin..begin + len],
+                    bytes[from..from + len],
+                    "{len} at {begin}"
+                );
+                let rest = [&target.as_slice()[..begin], &target.as_slice()[begin + len..]].concat();
+                assert!(rest.iter().all(|byte| *byte == 0), "nothing beside {len} at {begin}");
+            }
         }
     }
 

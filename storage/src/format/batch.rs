@@ -18,18 +18,20 @@ pub fn payload_start(records: usize) -> usize {
     HEADER_BYTES + records * ROW_BYTES
 }
 
-/// Writes a batch into `target`, which must be exactly [`batch_bytes`] long. The rows' offsets, lengths and CRCs have been
-/// set by the caller; their zero sectors and the header's table CRC are set here. Gives the header's CRC.
+/// Writes a batch into `target`, which must be exactly [`batch_bytes`] long; `fill` copies a payload to its place. The rows'
+/// offsets, lengths and CRCs have been set by the caller; their zero sectors and the header's table CRC are set here. Gives the
+/// header's CRC.
 pub fn encode_batch(
     header: &mut BatchHeader,
     rows: &mut [Row],
     payloads: &[Bytes],
     target: &mut [u8],
+    fill: impl Fn(&mut [u8], &[u8]),
 ) -> u32 {
     let start = payload_start(rows.len());
     let mut at = start;
     for (row, payload) in rows.iter_mut().zip(payloads) {
-        target[at..at + payload.len()].copy_from_slice(payload);
+        fill(&mut target[at..at + payload.len()], payload);
         row.zero_sectors = zero_sectors(payload, at);
         at += payload.len();
     }

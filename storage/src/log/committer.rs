@@ -258,7 +258,8 @@ impl Committer {
         let bytes = header.blocks as usize * BLOCK_BYTES;
         let mut buffer = self.pool.take(bytes);
         debug_assert!(payload_start(draft.rows.len()) + draft.payload_bytes <= bytes);
-        let crc = encode_batch(&mut header, &mut draft.rows, &draft.payloads, buffer.as_mut_slice());
+        let fill = |target: &mut [u8], bytes: &[u8]| self.shared.disk.fill(target, bytes);
+        let crc = encode_batch(&mut header, &mut draft.rows, &draft.payloads, buffer.as_mut_slice(), fill);
         if self.repeated_in.is_none()
             && header.block > 0
             && self.second_copies.is_empty()

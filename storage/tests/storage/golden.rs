@@ -69,7 +69,13 @@ fn hex(bytes: &[u8]) -> String {
 fn a_batch_byte_by_byte() {
     let mut bytes = vec![0xee; batch_bytes(2, 3)];
     let mut head = header();
-    let crc = encode_batch(&mut head, &mut rows(), &[Bytes::from_static(b"abc"), Bytes::new()], &mut bytes);
+    let crc = encode_batch(
+        &mut head,
+        &mut rows(),
+        &[Bytes::from_static(b"abc"), Bytes::new()],
+        &mut bytes,
+        <[u8]>::copy_from_slice,
+    );
     assert_eq!(bytes.len(), BLOCK_BYTES);
     assert_eq!(hex(&bytes[0..8]), hex(b"TERCETLG"));
     assert_eq!(bytes[8..12], crc.to_le_bytes());
@@ -179,7 +185,7 @@ fn repair_and_doubt_byte_by_byte() {
     let mut bytes = vec![0xee; batch_bytes(2, 3)];
     let mut head = header();
     let payloads = [Bytes::from_static(b"abc"), Bytes::new()];
-    encode_batch(&mut head, &mut [repair, doubt], &payloads, &mut bytes);
+    encode_batch(&mut head, &mut [repair, doubt], &payloads, &mut bytes, <[u8]>::copy_from_slice);
     let expected = concat!(
         "09000000",
         "08",
@@ -244,7 +250,13 @@ fn zero_sectors_tell_a_torn_write_from_rot() {
     let mut head = BatchHeader { records: 1, payload_bytes: 3_000, ..header() };
     let mut row = Row { offset: 184, length: 3_000, crc: crc32fast::hash(&payload), ..rows()[0] };
     let mut bytes = vec![0; batch_bytes(1, 3_000)];
-    encode_batch(&mut head, std::slice::from_mut(&mut row), std::slice::from_ref(&payload), &mut bytes);
+    encode_batch(
+        &mut head,
+        std::slice::from_mut(&mut row),
+        std::slice::from_ref(&payload),
+        &mut bytes,
+        <[u8]>::copy_from_slice,
+    );
     assert_eq!(row.zero_sectors, 3, "sectors 2, 3 and 4 hold only zeros of it");
     let state = |bytes: &[u8]| read_batch(&head, bytes).rows.unwrap()[0].1;
     assert_eq!(state(&bytes), RowState::Intact);
@@ -297,7 +309,7 @@ proptest! {
             payload_bytes: u32::try_from(total).unwrap(),
             ..header()
         };
-        encode_batch(&mut head, &mut rows, &payloads, &mut bytes);
+        encode_batch(&mut head, &mut rows, &payloads, &mut bytes, <[u8]>::copy_from_slice);
         let read = BatchHeader::decode(&bytes).unwrap();
         prop_assert_eq!(&read, &head);
         let body = read_batch(&read, &bytes);
