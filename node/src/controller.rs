@@ -31,6 +31,8 @@ const HELLO_PAUSE: Duration = Duration::from_millis(100);
 /// The second in the order of preference forms the cluster only when the first has not done so for this long.
 const FORMING_TURN: Duration = Duration::from_secs(5);
 const REGISTRY_PAUSE: Duration = Duration::from_millis(300);
+/// Until the cluster is formed.
+const FORMING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts the controller's tasks; they end when the node stops.
 pub fn start(node: &Arc<Node>) {
@@ -171,11 +173,14 @@ async fn admit(node: &Node, own: u64, voters: &[u64]) -> bool {
     }
 }
 
-/// The leader of group 0 gives the cluster its id and registers every node's incarnation on first sight.
+/// The leader of group 0 gives the cluster its id and registers every node's incarnation on first sight. At the beginning it makes
+/// haste: a directory that is wiped before it is registered returns unnoticed, and may have acknowledged something.
 async fn keep_registry(node: Arc<Node>) {
+    let mut pause = FORMING_PAUSE;
     loop {
-        tokio::time::sleep(REGISTRY_PAUSE).await;
-        let Some(group) = node.group_zero().ok().filter(|zero| zero.is_leader()) else { continue };
+        tokio::time::sleep(pause).await;
+        pause = REGISTRY_PAUSE;
+        let Ok(group) = node.group_zero() else { continue };
         let (formed, missing) = {
             let ledger = group.state().ledger();
             let missing: Vec<u64> = node
@@ -187,6 +192,12 @@ async fn keep_registry(node: Arc<Node>) {
                 .collect();
             (ledger.cluster_id().is_some(), missing)
         };
+        if !formed {
+            pause = FORMING_PAUSE;
+        }
+        if !group.is_leader() {
+            continue;
+        }
         if !formed {
             propose(&node, Command::FormCluster { cluster_id: rand::random(), groups: node.groups.count() })
                 .await;
