@@ -1,7 +1,8 @@
 //! The floor: records written through the disk under the log, with no log around them.
 //!
 //! Invariants: the floor's writes go through the ring and are linked to an fdatasync each, also where the log makes synchronous ones: the
-//! marks are set against those; synchronous ones have a column of their own; what is written goes to segments that another thread makes ahead of need, zeroed and durable, as in the log.
+//! marks are set against those; synchronous ones have a column of their own; what is written goes to segments that another thread makes
+//! ahead of need, zeroed and durable, as in the log.
 
 use std::path::Path;
 use std::sync::Arc;
