@@ -70,7 +70,19 @@ impl Cluster {
         for name in names {
             cluster.start_node(&name).await;
         }
+        cluster.whole().await;
         cluster
+    }
+
+    /// Waits until every node's directory is registered and every node has applied that: one that is stopped before it holds
+    /// anything is not let in again by two others, and rightly so.
+    async fn whole(&self) {
+        for name in self.servers.keys() {
+            wait_for(&format!("{name} is registered"), || async {
+                self.status_of(name).await.filter(|status| status.warnings.is_empty())
+            })
+            .await;
+        }
     }
 
     pub fn config(&self, name: &str) -> ServerConfig {
