@@ -11,7 +11,7 @@
 //! | `command` | the proposal encoding, and validation of requests |
 //! | `append` | applying an append |
 //! | `journal`, `balances`, `catalog` | the state |
-//! | `keys`, `table` | which keys are known |
+//! | `keys`, `table`, `filter` | which keys are known |
 //! | `regime` | whether the remote site is waited for, and what was spent without it |
 //! | `marks` | from a seq to the entry |
 //! | `checkpoint`, `store` | what the index holds |
@@ -21,6 +21,7 @@ mod balances;
 mod catalog;
 mod checkpoint;
 mod command;
+mod filter;
 mod journal;
 mod keys;
 mod marks;

@@ -9,8 +9,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 
-use fastbloom::BloomFilter;
-
+use super::filter::GrowingFilter;
 use super::runs::{self, Range, Run, Runs};
 use super::store::{KeyIndex, LedgerError, Pair};
 use super::table::ByteTable;
@@ -18,52 +17,11 @@ use super::table::ByteTable;
 /// Bytes of the content hash that are kept per key.
 pub(super) const CONTENT_BYTES: usize = 16;
 
-/// First part's capacity; each further one holds four times as many, since a new key is looked for in all of them.
-const FILTER_FIRST_ITEMS: usize = 1 << 20;
-/// Per part. What is let through meets the runs' own filters; the fewer bits a key sets here, the less an append costs.
-const FILTER_FALSE_POSITIVES: f64 = 0.01;
-
 /// What is kept of an entry under its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyRecord {
     pub(super) seq: u64,
     pub(super) content: [u8; CONTENT_BYTES],
-}
-
-/// A growing Bloom filter over hashes.
-struct Filter {
-    parts: Vec<BloomFilter>,
-    /// Of the newest part.
-    items: usize,
-    capacity: usize,
-}
-
-impl Filter {
-    fn new(expected_items: usize) -> Self {
-        let capacity = expected_items.max(FILTER_FIRST_ITEMS);
-        Self { parts: vec![Self::part(capacity)], items: 0, capacity }
-    }
-
-    fn part(capacity: usize) -> BloomFilter {
-        // Only hashes go in and out; the filter's own hasher, and so its seed, is never used.
-        BloomFilter::with_false_pos(FILTER_FALSE_POSITIVES).seed(&0).expected_items(capacity)
-    }
-
-    fn may_contain(&self, hash: u64) -> bool {
-        self.parts.iter().rev().any(|part| part.contains_hash(hash))
-    }
-
-    fn insert(&mut self, hash: u64) {
-        if self.items >= self.capacity {
-            self.capacity *= 4;
-            self.items = 0;
-            self.parts.push(Self::part(self.capacity));
-        }
-        if let Some(part) = self.parts.last_mut() {
-            part.insert_hash(hash);
-            self.items += 1;
-        }
-    }
 }
 
 /// A key of a journal in the form that tables and the index use: journal id (big-endian), key.
@@ -92,7 +50,7 @@ pub(super) struct Keys {
     hot_range: Range,
     frozen: Option<Arc<Frozen>>,
     runs: Runs,
-    filter: Filter,
+    filter: GrowingFilter,
 }
 
 /// The keys that a checkpoint writes as one run.
@@ -132,7 +90,7 @@ impl Keys {
             hot_range: Range::default(),
             frozen: None,
             runs: Runs::default(),
-            filter: Filter::new(expected_keys),
+            filter: GrowingFilter::new(expected_keys),
         }
     }
 

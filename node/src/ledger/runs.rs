@@ -16,17 +16,18 @@
 
 use std::sync::Arc;
 
-use fastbloom::BloomFilter;
 use tercet_proto::canonical::{CanonicalError, Reader};
 
+use super::filter::Filter;
 use super::keys::KeyRecord;
 use super::store::{self, KeyIndex, LedgerError, Pair, TAG_KEY};
 
 /// A block is closed when it is at least so long.
 const BLOCK_BYTES: usize = 4096;
 
-/// Of a run's filter. The one in front of all runs lets one new key of a hundred through, which is then looked for in few runs.
-const FALSE_POSITIVES: f64 = 0.001;
+/// Of a run's filter: one other key of a thousand is looked for in the run. The filter in front of all runs lets one new key of a
+/// hundred through.
+const FILTER_BITS_PER_KEY: usize = 16;
 
 const CORRUPT: LedgerError = LedgerError::Corrupt("run of keys");
 
@@ -57,22 +58,19 @@ impl Range {
 #[derive(Debug)]
 pub(super) struct Run {
     range: Range,
-    filter: BloomFilter,
+    filter: Filter,
 }
 
 impl Run {
     /// A run with keys in this range, of these hashes.
     pub(super) fn new(range: Range, hashes: impl ExactSizeIterator<Item = u64>) -> Self {
-        let filter = BloomFilter::with_false_pos(FALSE_POSITIVES).seed(&0);
-        let mut filter = filter.expected_items(hashes.len());
-        for hash in hashes {
-            filter.insert_hash(hash);
-        }
+        let mut filter = Filter::new(hashes.len(), FILTER_BITS_PER_KEY);
+        hashes.for_each(|hash| filter.insert(hash));
         Self { range, filter }
     }
 
     fn may_hold(&self, hash: u64, key: &[u8]) -> bool {
-        self.filter.contains_hash(hash) && self.range.holds(key)
+        self.filter.may_contain(hash) && self.range.holds(key)
     }
 }
 

@@ -74,12 +74,12 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until every node's directory is registered and every node has applied that: one that is stopped before it holds
+    /// Waits until every voter's directory is registered, as far as it has applied itself: one that is stopped before it holds
     /// anything is not let in again by two others, and rightly so.
     async fn whole(&self) {
-        for name in self.servers.keys() {
-            wait_for(&format!("{name} is registered"), || async {
-                self.status_of(name).await.filter(|status| status.warnings.is_empty())
+        for voter in self.topology.voters() {
+            wait_for(&format!("{} is registered", voter.name), || async {
+                self.status_of(&voter.name).await.filter(|status| status.warnings.is_empty())
             })
             .await;
         }
