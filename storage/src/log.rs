@@ -53,6 +53,8 @@ use shared::{Closing, QueuedEntry, Shared, State, VoteWork, Work};
 const VOTE_LIMIT_BYTES: usize = 2048;
 /// After so long a full disk is asked again for another segment.
 const FULL_RETRY_US: u64 = 500_000;
+/// Entries whose bytes are counted without a pause for others.
+const COUNTED_AT_ONCE: u64 = 1 << 16;
 /// How far the numbers of a group's votes jump when some have been lost.
 const VOTE_STEP_AFTER_LOSS: u64 = 1 << 32;
 
@@ -309,6 +311,19 @@ impl SegmentLog {
     /// The point at an index: of an entry, or of the purge point. `None` also where rot has taken the term.
     pub fn point(&self, group: GroupId, index: u64) -> Option<LogPoint> {
         self.0.shared.lock().groups.get(&group).and_then(|log| log.point(index))
+    }
+
+    /// How many bytes of payload the entries of a range have, as far as the log holds them.
+    pub fn payload_bytes(&self, group: GroupId, range: Range<u64>) -> u64 {
+        let end = self.state(group).last.map_or(0, |last| last.index.saturating_add(1)).min(range.end);
+        let (mut bytes, mut from) = (0, range.start);
+        while from < end {
+            // Not all in one go: appends wait meanwhile.
+            let upto = end.min(from.saturating_add(COUNTED_AT_ONCE));
+            bytes += self.0.shared.lock().groups.get(&group).map_or(0, |log| log.payload_bytes(from..upto));
+            from = upto;
+        }
+        bytes
     }
 
     /// Whether the log holds this entry and it is durable, or is behind the purge point.

@@ -131,6 +131,7 @@ impl Network {
             city_watermark: placed.city,
             geo_watermark: placed.geo,
             proof: self.proof(),
+            answer_when_applied: false,
         })
     }
 

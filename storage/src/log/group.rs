@@ -14,6 +14,7 @@
 mod damage;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -192,6 +193,16 @@ impl GroupLog {
             Some(position) => self.slots.get(position).copied(),
             None => self.restored.get(&index).map(|restored| restored.slot),
         }
+    }
+
+    /// Payload bytes of the entries of a range, those that rot has taken included.
+    pub(crate) fn payload_bytes(&self, range: Range<u64>) -> u64 {
+        let position = |index: u64| {
+            let position = usize::try_from(index.saturating_sub(self.first)).unwrap_or(usize::MAX);
+            position.min(self.slots.len())
+        };
+        let (from, end) = (position(range.start), position(range.end));
+        self.slots.range(from..end.max(from)).map(|slot| u64::from(slot.length)).sum()
     }
 
     /// Term and leader of an entry.

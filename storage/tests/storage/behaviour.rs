@@ -64,6 +64,10 @@ fn indexes_must_follow_and_reads_keep_to_their_bounds() {
         assert_eq!(read(12..100, 0), vec![12], "at least one");
         assert_eq!(read(20..100, 100), Vec::<u64>::new());
         assert_eq!(log.read(2, 0..10, 100).unwrap(), vec![]);
+        let bytes = |range| log.payload_bytes(1, range);
+        assert_eq!((bytes(0..12), bytes(12..15), bytes(15..100)), (2_000, 3_000, 5_000), "{name}");
+        assert_eq!((bytes(0..10), bytes(20..30), bytes(0..u64::MAX)), (0, 0, 10_000));
+        assert_eq!(log.payload_bytes(2, 0..10), 0);
         log.close();
     });
 }

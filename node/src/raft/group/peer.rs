@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use openraft::LogIdOptionExt;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
 use tercet_proto::v1;
 
@@ -39,12 +40,9 @@ impl Group {
             return Ok(v1::PeerAppendResponse { header: None, result: Some(Answer::Fatal(why)) });
         }
         let last = entries.last().map(|entry| entry.log_id).or(prev);
-        let rpc = AppendEntriesRequest {
-            vote,
-            prev_log_id: prev,
-            entries,
-            leader_commit: log_id_from_wire(request.committed),
-        };
+        let committed = log_id_from_wire(request.committed);
+        let applied_first = request.answer_when_applied.then(|| last.index().min(committed.index()));
+        let rpc = AppendEntriesRequest { vote, prev_log_id: prev, entries, leader_commit: committed };
         let answer = match self.raft.append_entries(rpc).await {
             Ok(response) => match response.into_stream_result(prev, last) {
                 Ok(matched) => {
@@ -59,6 +57,7 @@ impl Group {
                     self.gate.learn(Watermarks { city, geo });
                     let flushed = matched.as_ref().map_or(0, |id| id.index);
                     self.offer_proof(vote.leader_id.term, vote.leader_id.voted_for, request.proof, flushed);
+                    self.has_applied(applied_first.flatten()).await;
                     Answer::Matched(v1::PeerMatched {
                         log_id: log_id_to_wire(matched.as_ref()),
                         incarnation: self.params.incarnation,
@@ -72,6 +71,15 @@ impl Group {
             Err(error) => Answer::Fatal(error.to_string()),
         };
         Ok(v1::PeerAppendResponse { header: None, result: Some(answer) })
+    }
+
+    /// Waits until what a request has brought is applied, but not for so long that the leader takes this node for lost.
+    async fn has_applied(&self, index: Option<u64>) {
+        let Some(index) = index else { return };
+        let mut applied = self.state.applied();
+        let limit = Duration::from_millis(self.params.timing.election_max_ms);
+        // Either way the entries are flushed, and the answer is true.
+        drop(tokio::time::timeout(limit, applied.wait_for(|applied| *applied >= index)).await);
     }
 
     /// How long an acknowledgement may wait for its entries to become durable once openraft takes them for flushed.

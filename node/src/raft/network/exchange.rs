@@ -31,8 +31,8 @@ use crate::raft::types::{Entry, LogId, TypeConfig};
 
 /// Append requests on their way to one follower at most.
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
-/// To one without a vote: what is on its way goes on during a rest.
-const SEEDING_IN_FLIGHT_MAX: usize = 2;
+/// To one that is slowed down: what is on its way goes on during a rest.
+const SEEDING_IN_FLIGHT_MAX: usize = 1;
 /// A request that is unanswered for so long does not hold the next one back: the follower is far away. Before, what arrives
 /// waits and travels together.
 const NEAR: Duration = Duration::from_millis(2);
@@ -88,7 +88,7 @@ impl Exchange<'_> {
     async fn next(&mut self) -> Option<Outcome> {
         while !self.has_failed {
             let unanswered = self.network.link.unanswered();
-            let most = if self.seeding.is_some() { SEEDING_IN_FLIGHT_MAX } else { REQUESTS_IN_FLIGHT_MAX };
+            let most = if self.is_slowed() { SEEDING_IN_FLIGHT_MAX } else { REQUESTS_IN_FLIGHT_MAX };
             let takes_more = unanswered < most;
             let not_before = self.sent.front().map(|sent| *sent + NEAR).max(self.rest());
             if self.input.is_none() && unanswered == 0 {
@@ -132,12 +132,16 @@ impl Exchange<'_> {
             self.seeding = None;
             return;
         }
-        let last = log.state(*group).last.map_or(0, |point| point.index);
-        let (lacks, now) = (last.saturating_sub(matched.unwrap_or(0)), Instant::now());
-        let rest = self.seeding.get_or_insert_with(|| Seeding::new(lacks, now)).lacks(lacks, now);
-        if let Some(rest) = rest {
+        let ends = (matched.unwrap_or(0), log.state(*group).last.map_or(0, |point| point.index));
+        let now = Instant::now();
+        let seeding = self.seeding.get_or_insert_with(|| Seeding::new(now));
+        if let Some(rest) = seeding.holds(ends, |range| log.payload_bytes(*group, range), now) {
             self.rests_until = Some(now + rest);
         }
+    }
+
+    fn is_slowed(&self) -> bool {
+        self.seeding.as_ref().is_some_and(Seeding::is_slowed)
     }
 
     /// The answer to a step of openraft's search, if the follower's vote has given it.
@@ -160,7 +164,8 @@ impl Exchange<'_> {
         self.sent.push_back(now);
         let is_large = request.entries.len() > SPARE_ENTRIES_MAX || payload_bytes(&request) > SPARE_BYTES_MAX;
         self.rests_until = (!is_large).then(|| now + SPARE_HOLD);
-        let message = self.network.append_message(request).map_err(codec_error)?;
+        let mut message = self.network.append_message(request).map_err(codec_error)?;
+        message.answer_when_applied = self.is_slowed();
         self.network.link.send(message).await.map_err(|error| {
             if matches!(error, LinkError::Unreachable(_)) {
                 self.network.gate.lost(self.term, self.network.target);
