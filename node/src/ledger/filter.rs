@@ -43,7 +43,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Of `keys` keys nearly all others are denied: of 10 bits a key lets 1.3 % through, of 16 bits 0.1 %.
+    /// For `keys` keys. Of all other keys one of 10 bits a key lets about 1.3 % through, one of 16 bits 0.1 %.
     pub(super) fn new(keys: usize, bits_per_key: usize) -> Self {
         let blocks = keys.saturating_mul(bits_per_key).div_ceil(BLOCK_BITS).max(1);
         Self { blocks: vec![Block::default(); blocks] }
