@@ -25,7 +25,7 @@ use super::store::{self, KeyIndex, LedgerError, Pair, TAG_KEY};
 /// A block is closed when it is at least so long.
 const BLOCK_BYTES: usize = 4096;
 
-/// Of a run's filter: of the new keys that the filter in front of all runs lets through, one in five hundred is looked for here.
+/// Of a run's filter: of the new keys that the filter in front of all runs lets through, one in four hundred is looked for here.
 const FILTER_BITS_PER_KEY: usize = 14;
 
 const CORRUPT: LedgerError = LedgerError::Corrupt("run of keys");
