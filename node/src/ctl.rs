@@ -94,6 +94,11 @@ enum Verb {
 }
 
 impl Verb {
+    /// Whether nodes run in this process: nothing may hold them up.
+    const fn serves(&self) -> bool {
+        matches!(self, Self::Serve(_) | Self::Dev(_))
+    }
+
     /// What is logged unless `TERCET_LOG` says otherwise.
     const fn log_filter(&self) -> &'static str {
         match self {
@@ -120,6 +125,11 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Runs the `tercet` command with the process' arguments, and says what it ends with.
 pub fn main() -> ExitCode {
     let verb = Cli::parse().verb;
+    if verb.serves()
+        && let Err(error) = crate::stderr::detach()
+    {
+        output::notice(&format!("tercet: standard error is written directly: {error}"));
+    }
     start_log(verb.log_filter());
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -132,10 +142,13 @@ pub fn main() -> ExitCode {
     // Whatever a verb left running (a read of standard input, a lookup) must not keep the process.
     runtime.shutdown_background();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            crate::stderr::flush();
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             if failure.exit != Exit::OutputClosed {
-                output::notice(&format!("tercet: {failure}"));
+                crate::stderr::say_last(&format!("tercet: {failure}"));
             }
             failure.exit.into()
         }
@@ -163,8 +176,10 @@ async fn run(verb: Verb) -> Result<(), Failure> {
 fn start_log(default: &str) {
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
     let colours = std::io::stderr().is_terminal();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(crate::stderr::LogWriter);
     if let Err(error) = log.try_init() {
         output::notice(&format!("tercet: no log: {error}"));
     }

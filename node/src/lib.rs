@@ -12,7 +12,7 @@
 //! | [`regime`], [`exposure`], [`proof`] | telling of the remote site's regime; what a loss would mean now; what the remote site can prove |
 //! | [`controller`] | forming the cluster, the registry of nodes |
 //! | [`repair`], [`scrub`] | what rot took is asked of the peers; looking for rot |
-//! | [`telemetry`] | metrics |
+//! | [`telemetry`], [`stderr`] | metrics; a log that nobody waits for |
 //! | [`ctl`] | the verbs of the `tercet` command |
 //! | [`loopback`], [`relay`] | addresses and delayed links for clusters on one machine: tests, benchmarks, chaos |
 
@@ -37,4 +37,5 @@ pub mod room;
 pub mod rpc;
 pub mod scrub;
 pub mod server;
+pub mod stderr;
 pub mod telemetry;

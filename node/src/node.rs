@@ -150,6 +150,12 @@ impl Node {
             warnings
                 .push(format!("the scrubber has found damage in {} places, last {last}", scrubbed.findings));
         }
+        let dropped = crate::stderr::dropped();
+        if dropped > 0 {
+            warnings.push(format!(
+                "{dropped} messages of the log were dropped: standard error does not take them in time"
+            ));
+        }
         if self.is_unregistered() {
             warnings.push(
                 "its data directory is not registered yet: were it lost now, nobody would notice".into(),

@@ -110,6 +110,7 @@ impl Metrics {
         set("scrub_findings", scrubbed.findings);
         set("failed", u64::from(node.log.failure().is_some()));
         self.process.with_label_values(&["resident_bytes"]).set(signed(resident_bytes()));
+        self.process.with_label_values(&["log_messages_dropped"]).set(signed(crate::stderr::dropped()));
         self.process.with_label_values(&["uptime_seconds"]).set(signed(node.started.elapsed().as_secs()));
     }
 

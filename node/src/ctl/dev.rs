@@ -16,7 +16,7 @@ use self::cluster::DevCluster;
 use self::delay::LinkDelay;
 use super::exit::{Exit, Failure};
 use super::money::format_count;
-use super::output::{notice, print};
+use super::output::{notice, print_aside};
 use super::serve::StopSignals;
 use super::{status, verify};
 
@@ -120,20 +120,21 @@ async fn show(cluster: &DevCluster) -> Result<(), Failure> {
     let client = Client::connect(cluster.endpoints(), options)?;
     let orders = sample::orders().map_err(|error| Failure::failed(error.to_string()))?;
     let loaded = load::load(&client, &orders).await?;
-    print(&format!(
+    print_aside(format!(
         "journal {}: {} orders appended, {} known already\n\n{}\n",
         sample::JOURNAL,
         format_count(loaded.appended),
         format_count(loaded.known),
         load::describe_receipt(&loaded.receipt)
-    ))?;
+    ))
+    .await?;
     let banks = load::banks(&client).await?;
-    print(&format!("{}\n", load::banks_table(&banks)))?;
+    print_aside(format!("{}\n", load::banks_table(&banks))).await?;
     load::check_banks(&banks, &orders)?;
-    print(&format!("{}\n", status::describe(&status::gather(&client).await?)))?;
+    print_aside(format!("{}\n", status::describe(&status::gather(&client).await?))).await?;
     let verdicts = verify::verify_all(&client, sample::JOURNAL, VERIFY_WAIT).await?;
     for verdict in &verdicts {
-        print(&format!("verify {}", verify::describe(verdict)))?;
+        print_aside(format!("verify {}", verify::describe(verdict))).await?;
     }
     verify::conclude(sample::JOURNAL, &verdicts, false)
 }

@@ -53,10 +53,18 @@ impl Lines {
     }
 }
 
-/// Writes a notice to standard error.
+/// Writes a notice to standard error; a process that serves does not wait for it.
 pub(crate) fn notice(text: &str) {
-    // Where standard error is gone there is nobody to tell.
-    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    crate::stderr::say(text);
+}
+
+/// As [`print`], for a process that serves: whoever does not read holds up this and nothing else.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) async fn print_aside(text: String) -> Result<(), Failure> {
+    let printed = tokio::task::spawn_blocking(move || print(&text)).await;
+    printed.unwrap_or_else(|error| Err(Failure::failed(format!("standard output: {error}"))))
 }
 
 /// A column of a table.
