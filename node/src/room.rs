@@ -7,7 +7,7 @@
 //! are taken again without a restart.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tercet_proto::reason::Reason;
@@ -21,15 +21,12 @@ const LOOK: Duration = Duration::from_millis(100);
 const MARGIN_BYTES: u64 = 24 << 20;
 
 /// What is known of the disk's room.
+#[derive(Default)]
 pub struct DiskRoom {
     /// Why entries are refused; none: they are not.
     tight: watch::Sender<Option<String>>,
-}
-
-impl Default for DiskRoom {
-    fn default() -> Self {
-        Self { tight: watch::Sender::new(None) }
-    }
+    /// What the file system is taken to have free, whatever it says itself.
+    assumed_free: Mutex<Option<u64>>,
 }
 
 impl DiskRoom {
@@ -37,6 +34,23 @@ impl DiskRoom {
     #[must_use]
     pub fn why_tight(&self) -> Option<String> {
         self.tight.borrow().clone()
+    }
+
+    /// Why entries that others propose now must not count on this node's disk; none: they may.
+    #[must_use]
+    pub fn why_not(&self) -> Option<String> {
+        self.why_tight().map(|why| format!("its disk is nearly full: {why}"))
+    }
+
+    /// From the next look on, so many bytes are taken to be free on the file system; none: what it says itself. A test fills a
+    /// node's disk in this way, and only that one's.
+    pub fn assume_free(&self, bytes: Option<u64>) {
+        *self.assumed_free.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
+
+    fn free_bytes(&self, dir: &Path) -> Option<u64> {
+        let assumed = *self.assumed_free.lock().unwrap_or_else(PoisonError::into_inner);
+        assumed.or_else(|| free_bytes(dir))
     }
 
     /// Whether entries are refused now.
@@ -95,7 +109,7 @@ fn free_bytes(dir: &Path) -> Option<u64> {
 /// Looks at the disk until dropped.
 pub async fn watch_disk(room: Arc<DiskRoom>, log: SegmentLog, dir: PathBuf, reserve_bytes: u64) {
     loop {
-        room.look(&log, free_bytes(&dir), reserve_bytes);
+        room.look(&log, room.free_bytes(&dir), reserve_bytes);
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -302,6 +302,12 @@ impl Server {
         self.client_address
     }
 
+    /// What is known of the room on its disk.
+    #[must_use]
+    pub fn disk_room(&self) -> &DiskRoom {
+        &self.node.room
+    }
+
     /// Its disk in words.
     #[must_use]
     pub fn disk_description(&self) -> String {
@@ -386,6 +392,7 @@ async fn build_node(
     let group_params = GroupParams {
         group: 0,
         node_id: own,
+        name: name.clone(),
         incarnation: identity.incarnation(),
         log: log.clone(),
         index,

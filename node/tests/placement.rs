@@ -277,3 +277,62 @@ async fn the_remote_node_can_prove_what_it_holds() {
     assert!(proof.quorum_us > 0 && !proof.adaptive && proof.degraded_since == 0, "{proof:?}");
     cluster.stop().await;
 }
+
+/// Issue 15, row 19: with c1's disk full, class `geo` was proposed and answered OUTCOME_UNKNOWN after 5 s, because c1 went on answering
+/// heartbeats. A replica that takes nothing is out of reach: refused before anything is proposed, with the reason.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn geo_is_refused_with_the_reason_while_the_remote_disk_takes_nothing() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client();
+    make_journal(&client, "j", DurabilityClass::City).await;
+    make_journal(&client, "g", DurabilityClass::Geo).await;
+    append(&client, "g", "before").await;
+    cluster.servers["c1"].disk_room().assume_free(Some(0));
+    let why = "c1 takes no entries: its disk is nearly full";
+    wait_for("the leader says what stands in the way", || async {
+        let status = cluster.status_of(&cluster.leader().await).await?;
+        let group = status.groups.first()?;
+        let geo = group.classes.iter().find(|class| class.durability_class() == DurabilityClass::Geo)?;
+        let replica = group.replicas.iter().find(|replica| replica.node == "c1")?;
+        (geo.unreachable.contains(why) && replica.takes_no_entries.contains(why)).then_some(())
+    })
+    .await;
+    for n in 0..3 {
+        let begun = Instant::now();
+        let error = once(&cluster, "g", &format!("during{n}")).await.expect_err("geo on a full disk");
+        let refusal = error.refusal().unwrap_or_else(|| panic!("not a refusal: {error}"));
+        assert_eq!(refusal.reason, Reason::PlacementUnreachable, "{refusal}");
+        assert!(refusal.message.contains(why), "{refusal}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "nobody waited for an answer that could not come");
+        append(&client, "j", &format!("city{n}")).await;
+    }
+    // With room again it is in reach again, with no restart.
+    cluster.servers["c1"].disk_room().assume_free(None);
+    let receipt = append(&client, "g", "after").await;
+    assert_eq!(attestation(&receipt), (DurabilityClass::Geo, false, true));
+    assert_eq!(keys_of(&client, "g").await, ["before", "after"], "what was refused was not proposed");
+    cluster.stop().await;
+}
+
+/// The same under `adaptive`: as if the remote city were lost, and back to normal when its disk has room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adaptive_degrades_while_the_remote_disk_takes_nothing() {
+    let cluster = adaptive(1_000).await;
+    let client = cluster.client();
+    make_journal(&client, "g", DurabilityClass::Geo).await;
+    append(&client, "g", "before").await;
+    cluster.servers["c1"].disk_room().assume_free(Some(0));
+    append_until(&cluster, "d", |answer| {
+        answer.as_ref().is_ok_and(|receipt| attestation(receipt) == (DurabilityClass::City, true, false))
+    })
+    .await;
+    let status = cluster.status_of(&cluster.leader().await).await.expect("a status");
+    let geo = status.groups[0].classes.iter().find(|class| class.degraded).expect("a degraded class");
+    assert!(geo.reason.contains("c1 takes no entries"), "{}", geo.reason);
+    cluster.servers["c1"].disk_room().assume_free(None);
+    append_until(&cluster, "f", |answer| {
+        answer.as_ref().is_ok_and(|receipt| attestation(receipt) == (DurabilityClass::Geo, false, true))
+    })
+    .await;
+    cluster.stop().await;
+}

@@ -37,15 +37,17 @@ mod tests {
         let says = |term, index| {
             let log_id = Some(v1::PeerLogId { term, index });
             let result = Some(Said::Matched(v1::PeerMatched { log_id, ..Default::default() }));
-            check(1, &v1::PeerAppendResponse { header: None, result }, &disk)
+            check(1, &v1::PeerAppendResponse { result, ..Default::default() }, &disk)
         };
         assert!(says(1, 1).is_ok());
         assert!(says(3, 2).is_ok());
         assert!(says(2, 2).is_ok(), "truncated between the answer and its way out");
         assert!(says(4, 2).is_err(), "another term");
         assert!(says(3, 3).is_err(), "beyond the end");
-        let nothing =
-            v1::PeerAppendResponse { header: None, result: Some(Said::Matched(v1::PeerMatched::default())) };
+        let nothing = v1::PeerAppendResponse {
+            result: Some(Said::Matched(v1::PeerMatched::default())),
+            ..Default::default()
+        };
         assert!(check(1, &nothing, &disk).is_ok());
     }
 }

@@ -290,6 +290,7 @@ impl SimNode {
                 EPOCH_US + elapsed_us + skew_us.load(Ordering::Relaxed)
             }),
             cluster_name: "sim".into(),
+            name: format!("n{}", self.id),
             room,
             incarnation: state.incarnation,
             geo_policy: geo_policy(&self.common.topology),

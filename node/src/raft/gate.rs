@@ -129,6 +129,8 @@ pub struct Gate {
     waits_for_geo: AtomicBool,
     /// Proposals with something of class `geo` that have not been handed over yet.
     geo_under_way: AtomicUsize,
+    /// Whether a follower has said that it takes no entries; read without the lock.
+    any_refusing: AtomicBool,
 }
 
 /// What the others in the site of a voter that shall leave lack.
@@ -176,6 +178,7 @@ impl Gate {
             newest_term: AtomicU64::new(0),
             waits_for_geo: AtomicBool::new(false),
             geo_under_way: AtomicUsize::new(0),
+            any_refusing: AtomicBool::new(false),
         }
     }
 

@@ -64,6 +64,8 @@ pub struct GroupParams {
     pub group: u32,
     /// This node.
     pub node_id: u64,
+    /// Its name, for what it says of itself.
+    pub name: String,
     /// The number of its data directory.
     pub incarnation: u64,
     /// The node's log.
@@ -392,6 +394,7 @@ impl Group {
         let classes = self.class_statuses();
         let ledger = self.state.ledger();
         let placed = self.gate.placed().known;
+        let refusals = self.gate.refusals();
         v1::GroupStatus {
             classes,
             losses: Vec::new(),
@@ -414,6 +417,7 @@ impl Group {
                 .map(|(node_id, matched_index, contact)| v1::ReplicaStatus {
                     node_id,
                     matched_index,
+                    takes_no_entries: refusals.get(&node_id).cloned().unwrap_or_default(),
                     last_contact_ms: contact.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                     ..Default::default()
                 })

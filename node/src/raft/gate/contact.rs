@@ -1,9 +1,11 @@
 //! Who has answered the leader, and when.
 //!
 //! Invariants: contact is counted per term; a new leader has heard of nobody yet, which is not the same as having lost them;
-//! a class is only said to be out of reach when contact is known to be lost.
+//! a class is only said to be out of reach when contact is known to be lost, or a follower says that it takes no entries: one
+//! that answers and takes nothing is as far away as one that does not answer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,6 +15,8 @@ use crate::placement::{Class, Voter, is_reachable, is_spare, reachable, stands_f
 
 /// A follower that has answered within this time, or has nothing to answer, is prompt.
 const PROMPT: Duration = Duration::from_millis(10);
+/// So much of what a follower says of itself is kept.
+const REFUSAL_CHARS_MAX: usize = 256;
 
 /// The newest answer of one node.
 #[derive(Clone, Copy)]
@@ -30,11 +34,13 @@ struct Contact {
 pub(super) struct Contacts {
     since: Instant,
     by_node: BTreeMap<u64, Contact>,
+    /// Nodes whose last answer said that they take no entries, and why.
+    refusing: BTreeMap<u64, String>,
 }
 
 impl Contacts {
     pub(super) fn new(since: Instant) -> Self {
-        Self { since, by_node: BTreeMap::new() }
+        Self { since, by_node: BTreeMap::new(), refusing: BTreeMap::new() }
     }
 
     pub(super) fn answered(&mut self, node: u64, at: Instant, at_us: i64, index: Option<u64>) {
@@ -56,6 +62,19 @@ impl Contacts {
         if let Some(known) = self.by_node.get_mut(&node) {
             known.is_lost = true;
         }
+    }
+
+    /// Notes whether a node takes entries. True if that is news.
+    fn takes(&mut self, node: u64, why_not: &str) -> bool {
+        if why_not.is_empty() {
+            return self.refusing.remove(&node).is_some();
+        }
+        self.refusing.insert(node, why_not.chars().take(REFUSAL_CHARS_MAX).collect()).is_none()
+    }
+
+    /// What is proposed now may count on the node: it has answered lately, or it is early in the term, and it takes entries.
+    fn may_count(&self, node: u64, lost_after: Duration, now: Instant) -> bool {
+        !self.refusing.contains_key(&node) && self.may_be_there(node, lost_after, now)
     }
 
     /// It has answered lately, or it is early in the term: a new leader has heard of nobody yet.
@@ -100,15 +119,17 @@ impl Gate {
         let inner = self.inner();
         let Some(leading) = &inner.leading else { return Ok(()) };
         let (lost_after, now) = (self.contact_lost_after, Instant::now());
-        let is_in_contact =
-            |node| node == self.node_id || leading.contacts.may_be_there(node, lost_after, now);
+        let may_count = |node| node == self.node_id || leading.contacts.may_count(node, lost_after, now);
         let halves = [&inner.before, &inner.voters];
         halves.into_iter().filter(|half| !half.is_empty()).try_for_each(|half| {
-            if is_reachable(class, half, is_in_contact) {
+            if is_reachable(class, half, may_count) {
                 return Ok(());
             }
             let nodes = half.iter().map(|voter| voter.node_id);
-            reachable(class, half, &nodes.filter(|node| is_in_contact(*node)).collect())
+            reachable(class, half, &nodes.filter(|node| may_count(*node)).collect()).map_err(|missing| {
+                let refusing = half.iter().filter_map(|voter| leading.contacts.refusing.get(&voter.node_id));
+                refusing.fold(missing, |missing, why| format!("{missing}; {why}"))
+            })
         })?;
         match inner.unheld_sites.as_slice() {
             [site, ..] if class == Class::Geo => {
@@ -116,6 +137,26 @@ impl Gate {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A follower's answer in `term` says why it takes no entries; empty: it takes them.
+    pub fn takes(&self, term: u64, node: u64, why_not: &str) {
+        // Every answer says it, and hardly ever that it does not.
+        if why_not.is_empty() && !self.any_refusing.load(Ordering::Acquire) {
+            return;
+        }
+        let mut inner = self.inner();
+        let Some(leading) = inner.leading.as_mut().filter(|leading| leading.term == term) else { return };
+        if leading.contacts.takes(node, why_not) {
+            tracing::warn!(group = self.group, node, why_not, "whether a follower takes entries has changed");
+        }
+        self.any_refusing.store(!leading.contacts.refusing.is_empty(), Ordering::Release);
+    }
+
+    /// The nodes whose last answer to this leader said that they take no entries, and why.
+    #[must_use]
+    pub fn refusals(&self) -> BTreeMap<u64, String> {
+        self.inner().leading.as_ref().map(|leading| leading.contacts.refusing.clone()).unwrap_or_default()
     }
 
     /// What the leader knows of each voter: (node, matched index, time since the last answer). Empty on a follower.
@@ -144,7 +185,8 @@ impl Gate {
         let acked = |node: u64| leading.acks.by_node().get(&node).copied().unwrap_or(0);
         let own = acked(self.node_id);
         let answered = |node: u64| leading.contacts.last(node).is_some_and(|at| at.elapsed() < PROMPT);
-        let is_prompt = |node| acked(node) >= own || answered(node);
+        let takes = |node: u64| !leading.contacts.refusing.contains_key(&node);
+        let is_prompt = |node| acked(node) >= own || answered(node) && takes(node);
         let geo_needs_it =
             self.waits_for_geo() && stands_for_its_site(&inner.voters, self.node_id, target, is_prompt);
         !geo_needs_it && is_spare(&inner.voters, self.node_id, target, is_prompt)

@@ -340,3 +340,30 @@ async fn a_remote_node_is_told_what_the_leader_knew() {
     bed.ack(&[5], 6);
     assert_eq!(bed.gate.proof_for(5).expect("another site").echoed, (6, 9_000));
 }
+
+/// Issue 15, row 19: a follower that answers every heartbeat and takes no entries was taken for one that can be counted on.
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_takes_no_entries_is_out_of_reach_until_it_says_otherwise() {
+    const WHY: &str = "c1 takes no entries: its disk is nearly full";
+    let bed = bed();
+    bed.ack(&[2, 3, 4, 5], 10);
+    assert_eq!(bed.gate.reachable(Class::Geo), Ok(()));
+    bed.gate.takes(TERM, 5, WHY);
+    bed.ack(&[5], 10);
+    let missing = bed.gate.reachable(Class::Geo).unwrap_err();
+    assert!(missing.contains(WHY), "{missing}");
+    assert_eq!(bed.gate.refusals().get(&5).map(String::as_str), Some(WHY));
+    assert_eq!(bed.gate.reachable(Class::City), Ok(()), "city does not need it");
+    for node in [3, 4] {
+        bed.gate.takes(TERM, node, "b takes no entries");
+    }
+    let missing = bed.gate.reachable(Class::City).unwrap_err();
+    assert!(missing.contains("2 of 5") && missing.contains("b takes no entries"), "{missing}");
+    bed.gate.takes(TERM - 1, 5, "");
+    assert!(bed.gate.reachable(Class::Geo).is_err(), "an answer of another term says nothing");
+    [3, 4, 5].into_iter().for_each(|node| bed.gate.takes(TERM, node, ""));
+    assert_eq!(bed.gate.reachable(Class::Geo), Ok(()));
+    bed.gate.takes(TERM, 5, WHY);
+    bed.gate.lead(TERM + 1);
+    assert_eq!(bed.gate.reachable(Class::Geo), Ok(()), "a new term has heard of nobody yet");
+}

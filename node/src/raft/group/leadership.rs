@@ -138,17 +138,19 @@ impl Group {
         self.leadership.subscribe()
     }
 
-    /// The voters as this leader sees them, and whether they are up and caught up; empty where it does not lead. `rank` is a
+    /// The voters as this leader sees them, and whether they are up, caught up and take entries; empty where it does not lead. `rank` is a
     /// node's rank in this group.
     #[must_use]
     pub fn candidates(&self, rank: impl Fn(u64) -> u32) -> Vec<Candidate> {
         let last = self.last_index();
         // A node that is late once is not gone.
         let limit = Duration::from_millis(self.params.timing.election_max_ms.saturating_mul(3));
+        let refusals = self.gate.refusals();
         let fit = |node, matched, contact: Option<Duration>| {
             node == self.params.node_id
                 || contact.is_some_and(|age| age <= limit)
                     && last.saturating_sub(matched) <= ENTRIES_PER_REQUEST_MAX
+                    && !refusals.contains_key(&node)
         };
         let replicas = self.gate.replicas().into_iter();
         replicas

@@ -26,6 +26,20 @@ impl Group {
         &self,
         request: v1::PeerAppendRequest,
     ) -> Result<v1::PeerAppendResponse, CodecError> {
+        let answer = self.answer_append(request).await?;
+        let why = self.params.room.why_not();
+        let takes_no_entries = why.map(|why| format!("{} takes no entries: {why}", self.params.name));
+        Ok(v1::PeerAppendResponse {
+            result: Some(answer),
+            takes_no_entries: takes_no_entries.unwrap_or_default(),
+            ..Default::default()
+        })
+    }
+
+    async fn answer_append(
+        &self,
+        request: v1::PeerAppendRequest,
+    ) -> Result<v1::peer_append_response::Result, CodecError> {
         use v1::peer_append_response::Result as Answer;
         let vote = vote_from_wire(request.vote)?;
         let leader = vote.leader_id.voted_for;
@@ -34,10 +48,10 @@ impl Group {
         let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
         let entries = entries?;
         if !entries.is_empty()
-            && let Some(why) = self.params.room.why_tight()
+            && let Some(why) = self.params.room.why_not()
         {
             // The log would keep them in memory until there is room; the leader tries again.
-            return Ok(v1::PeerAppendResponse { header: None, result: Some(Answer::Fatal(why)) });
+            return Ok(Answer::Fatal(why));
         }
         let last = entries.last().map(|entry| entry.log_id).or(prev);
         let committed = log_id_from_wire(request.committed);
@@ -51,7 +65,7 @@ impl Group {
                         && !self.store.is_durable(id, self.flush_limit()).await
                     {
                         let why = format!("entry {id} is not on this node's disk yet");
-                        return Ok(v1::PeerAppendResponse { header: None, result: Some(Answer::Fatal(why)) });
+                        return Ok(Answer::Fatal(why));
                     }
                     let (city, geo) = (request.city_watermark, request.geo_watermark);
                     self.gate.learn(Watermarks { city, geo });
@@ -70,7 +84,7 @@ impl Group {
             },
             Err(error) => Answer::Fatal(error.to_string()),
         };
-        Ok(v1::PeerAppendResponse { header: None, result: Some(answer) })
+        Ok(answer)
     }
 
     /// Waits until what a request has brought is applied, but not for so long that the leader takes this node for lost.

@@ -26,11 +26,12 @@ impl Group {
         let others = others.map(|other| (other.node_id, other.matched_index, other.last_contact_ms));
         let known: Vec<(u64, u64, Option<u64>)> = voters.chain(others).collect();
         let answers = |contact: &Option<u64>| contact.is_some_and(|age| age <= limit_ms);
+        let refusals = self.gate.refusals();
         Some(Now {
             acked: known.iter().map(|(node, matched, _)| (*node, *matched)).collect(),
             in_contact: known
                 .iter()
-                .filter(|(_, _, contact)| answers(contact))
+                .filter(|(node, _, contact)| answers(contact) && !refusals.contains_key(node))
                 .map(|(node, ..)| *node)
                 .collect(),
             acknowledged: self.gate.placed().shown,

@@ -200,6 +200,7 @@ async fn next_of(
 /// What a follower's answer means to openraft, and to the gate.
 fn append_result(response: v1::PeerAppendResponse, gate: &Gate, term: u64, target: u64) -> Outcome {
     use v1::peer_append_response::Result as Answer;
+    gate.takes(term, target, &response.takes_no_entries);
     match response.result {
         Some(Answer::Matched(matched)) => {
             let log_id = log_id_from_wire(matched.log_id);
