@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`identity`], [`server`], [`node`], [`groups`] | a data directory's owner; wiring a node; what its services share |
 //! | [`rpc`] | gRPC services, statuses, forwarding |
-//! | [`admission`], [`room`] | bounded work; a disk that is nearly full |
+//! | [`admission`], [`room`], [`descriptors`] | bounded work; a disk that is nearly full; how many files may be open |
 //! | [`raft`] | openraft over the segment log, the network, the proposer and the placement gate |
 //! | [`ledger`] | journals, keys, hashes, balances: pure |
 //! | [`placement`] | durability classes: pure |
@@ -19,6 +19,7 @@
 pub mod admission;
 pub mod controller;
 pub mod ctl;
+pub mod descriptors;
 pub mod exposure;
 pub mod groups;
 pub mod identity;

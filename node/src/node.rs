@@ -12,6 +12,7 @@ use tercet_storage::SegmentLog;
 use tokio::sync::{broadcast, watch};
 
 use crate::admission::Admission;
+use crate::descriptors::Descriptors;
 use crate::groups::{Groups, Standing};
 use crate::identity::Identity;
 use crate::raft::codec::decode_vote;
@@ -37,6 +38,8 @@ pub struct Node {
     pub log: SegmentLog,
     /// Its disk in words.
     pub disk: String,
+    /// How many files may be open: bounds callers' connections.
+    pub descriptors: Descriptors,
     /// Bounds of what it works on.
     pub admission: Admission,
     /// Its metrics.

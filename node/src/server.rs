@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::admission::Admission;
 use crate::controller;
+use crate::descriptors::{Descriptors, TooFewDescriptors};
 use crate::groups::{Groups, Quarantine, Standing};
 use crate::identity::{Identity, IdentityError};
 use crate::node::{Node, now_us};
@@ -57,6 +58,9 @@ pub enum ServerError {
         /// The names there are.
         known: String,
     },
+    /// The limit of open files.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
     /// A port.
     #[error("node {node}: nodes.{field} = {address:?}: {source}")]
     Listen {
@@ -216,6 +220,14 @@ fn settle_groups(log: &SegmentLog, groups: u32) -> Result<(), LogError> {
     rx.recv().unwrap_or(Err(LogError::Closed))
 }
 
+/// What a data directory holds, opened.
+struct Opened {
+    log: SegmentLog,
+    index: Arc<Index>,
+    /// The disk in words.
+    disk: String,
+}
+
 /// Opens the index, and drops it when the log does not reach as far as it says (it can be rebuilt, the log cannot).
 fn open_index(dir: &Path, log: &SegmentLog, groups: u32) -> Result<Arc<Index>, ServerError> {
     let path = dir.join("index");
@@ -246,6 +258,7 @@ impl Server {
             node: name.clone(),
             known: topology.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", "),
         })?;
+        let descriptors = Descriptors::claim()?;
         let listeners = Listeners::bind(&entry, topology.security.insecure).await?;
         let identity = Arc::new(Identity::open(
             &data_dir,
@@ -259,11 +272,12 @@ impl Server {
         let opened = tokio::task::spawn_blocking(move || {
             let (log, disk) = open_log(&data_dir, disk, segment_mib, groups)?;
             let index = open_index(&data_dir, &log, groups).inspect_err(|_| log.close())?;
-            Ok::<_, ServerError>((log, index, disk))
+            Ok::<_, ServerError>(Opened { log, index, disk })
         });
-        let (log, index, disk) = opened.await.map_err(|error| ServerError::Services(error.to_string()))??;
+        let opened = opened.await.map_err(|error| ServerError::Services(error.to_string()))??;
+        let log = opened.log.clone();
         let (stopping, stop) = watch::channel(false);
-        let node = match build_node(topology, name, identity, log.clone(), index, disk, stop).await {
+        let node = match build_node(topology, name, identity, opened, descriptors, stop).await {
             Ok(node) => Arc::new(node),
             Err(error) => {
                 log.close();
@@ -371,11 +385,11 @@ async fn build_node(
     topology: Topology,
     name: String,
     identity: Arc<Identity>,
-    log: SegmentLog,
-    index: Arc<Index>,
-    disk: String,
+    opened: Opened,
+    descriptors: Descriptors,
     stopping: watch::Receiver<bool>,
 ) -> Result<Node, ServerError> {
+    let Opened { log, index, disk } = opened;
     let own = identity.node_id();
     let timing = topology.timing();
     let silence = Duration::from_millis(timing.election_max_ms.saturating_mul(5));
@@ -441,6 +455,7 @@ async fn build_node(
         peers,
         log,
         disk,
+        descriptors,
         metrics,
         events: broadcast::Sender::new(1_024),
         started: Instant::now(),

@@ -29,6 +29,10 @@ pub use uring::{UringDisk, uring_available};
 /// Every write begins at a multiple of this and is a multiple of it long.
 pub const BLOCK_BYTES: usize = 4096;
 
+/// File descriptors that the disk of one log holds open at most, whatever the log's length: the directory and the ring's two, four
+/// segments with one for writing and one for reading, sixteen of older segments that are read, and some for a moment.
+pub const LOG_DESCRIPTORS: u64 = 3 + 4 * 2 + 16 + 5;
+
 /// A segment file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentFile {

@@ -47,6 +47,10 @@ const GROWTH: u64 = 4;
 /// How long the old handle's lock on the directory may outlive it.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// File descriptors that the index holds open at most: sled has one for each of its 78 sizes of slots, two of directories, one of its
+/// log of metadata, and opens some more for a moment. They do not grow with what is in it.
+pub const INDEX_DESCRIPTORS: u64 = 78 + 3 + 7;
+
 type Db = sled::Db<LEAF_FANOUT>;
 
 /// Changes in the order of their keys: a value, or `None` to remove the key.
