@@ -1,11 +1,12 @@
 //! Forms the cluster, lets a node with an empty log take part only when that is safe, and keeps the registry of nodes.
-//! `leadership` follows who leads, and moves it to where it is preferred.
+//! `leadership` follows who leads, and moves it to where it is preferred; `contact` tells of members that are lost and regained.
 //!
 //! Invariants: a node whose log is empty answers no peer before those who must know have been asked whether its id is already
 //! another data directory's (`admission`; a wiped voter would have forgotten its votes and its acknowledgements); only one
 //! membership can ever be proposed as a group's first entry, so that nodes which form the cluster at once agree.
 
 mod admission;
+mod contact;
 mod leadership;
 
 use std::collections::BTreeMap;
@@ -36,7 +37,7 @@ const FORMING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts the controller's tasks; they end when the node stops.
 pub fn start(node: &Arc<Node>) {
-    let tasks: [futures::future::BoxFuture<'static, ()>; 5] = [
+    let tasks: [futures::future::BoxFuture<'static, ()>; 6] = [
         Box::pin(watch_disk(
             node.room.clone(),
             node.log.clone(),
@@ -47,6 +48,7 @@ pub fn start(node: &Arc<Node>) {
         Box::pin(take_part(node.clone())),
         Box::pin(keep_registry(node.clone())),
         Box::pin(follow_group_zero(node.clone())),
+        Box::pin(contact::notice_removal(node.clone())),
     ];
     for task in tasks {
         spawn_until_stopped(node, task);
@@ -54,6 +56,7 @@ pub fn start(node: &Arc<Node>) {
     for group in 0..node.groups.count() {
         spawn_until_stopped(node, Box::pin(crate::regime::report(node.clone(), group)));
         spawn_until_stopped(node, Box::pin(leadership::keep(node.clone(), group)));
+        spawn_until_stopped(node, Box::pin(contact::tell_of_members(node.clone(), group)));
         spawn_until_stopped(node, Box::pin(supervise(node.clone(), group)));
     }
 }

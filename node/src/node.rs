@@ -52,6 +52,8 @@ pub struct Node {
     pub admitted: watch::Sender<bool>,
     /// Whether the log was empty when the node started.
     pub fresh: bool,
+    /// Set first when the node is about to stop: it still serves, but sends no more callers for.
+    pub leaving: watch::Sender<bool>,
     /// Set when the node is stopping.
     pub stopping: watch::Receiver<bool>,
     /// What its groups are started with; the number is each group's own.
@@ -130,6 +132,7 @@ impl Node {
             match standing {
                 Standing::Running(running) => {
                     let losses = self.losses(&running);
+                    warnings.extend(self.missing(&running));
                     let mut status = self.named(v1::GroupStatus { losses, ..running.status() });
                     if status.message.is_empty() {
                         status.message = self.groups.last_repair(group).unwrap_or_default();
@@ -189,6 +192,21 @@ impl Node {
     fn is_unregistered(&self) -> bool {
         let Ok(zero) = self.group_zero() else { return false };
         zero.state().ledger().registered_incarnation(self.identity.node_id()).is_none()
+    }
+
+    /// What a group lacks on this node, in words.
+    fn missing(&self, group: &Group) -> Option<String> {
+        let id = group.id();
+        if group.is_removed() {
+            return Some(format!("group {id}: this node was removed from it, and serves nothing of it"));
+        }
+        let lost = group.quorum_lost()?;
+        let who = if group.is_leader() {
+            "no majority of the voters answers this leader"
+        } else {
+            "nothing is heard of a leader that has a majority"
+        };
+        Some(format!("group {id}: no quorum since {} s: {who}", lost.as_secs()))
     }
 
     fn named(&self, mut status: v1::GroupStatus) -> v1::GroupStatus {

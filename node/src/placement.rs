@@ -15,6 +15,7 @@
 //! | `geo` | on at least one voter in every site |
 
 mod acks;
+mod contact;
 mod electorate;
 mod exposure;
 mod lag;
@@ -37,6 +38,7 @@ use tercet_proto::v1::DurabilityClass;
 use tercet_storage::mutants;
 
 pub use acks::Acks;
+pub use contact::{ContactWatch, Told};
 pub use electorate::Electorate;
 pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;

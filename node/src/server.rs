@@ -3,6 +3,8 @@
 //! Invariants: ports are bound before anything is written; nothing listens beyond loopback without TLS unless the topology
 //! says `[security] insecure = true`; a node that failed a write or an fsync stops and is not started again by itself.
 
+mod stop;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,6 +128,8 @@ pub enum ServerError {
     #[error("services: {0}")]
     Services(String),
 }
+
+pub use stop::Stopped;
 
 /// A running node.
 pub struct Server {
@@ -344,41 +348,6 @@ impl Server {
             None => std::future::pending().await,
         }
     }
-
-    /// Stops serving, stops Raft, writes the last checkpoint and closes the log.
-    pub async fn stop(mut self) {
-        self.stopping.send_replace(true);
-        let drained = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(Duration::from_secs(3), drained).await.is_err() {
-            self.tasks.abort_all();
-        }
-        for group in self.node.groups.running() {
-            group.shutdown().await;
-        }
-        let log = self.node.log.clone();
-        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
-            tracing::error!("the log did not close");
-        }
-        self.let_go().await;
-    }
-
-    /// Waits until no task uses the node any more, so that its directory is free when `stop` returns.
-    async fn let_go(self) {
-        let Self { node, .. } = self;
-        let deadline = Instant::now() + Duration::from_secs(3);
-        while Arc::strong_count(&node) > 1 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let users = Arc::strong_count(&node) - 1;
-        if users > 0 {
-            tracing::warn!(node = node.name, users, "something still uses the stopped node");
-        }
-        let index = node.group_params.index.clone();
-        drop(node);
-        while Arc::strong_count(&index) > 1 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
 }
 
 async fn build_node(
@@ -461,6 +430,7 @@ async fn build_node(
         started: Instant::now(),
         admitted: watch::Sender::new(false),
         fresh,
+        leaving: watch::Sender::new(false),
         stopping,
         failure: watch::Sender::new(None),
     })

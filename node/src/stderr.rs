@@ -208,6 +208,7 @@ impl Queue {
             if let Some(message) = state.waiting.pop_front() {
                 let untold = state.dropped.saturating_sub(state.told);
                 state.told = state.dropped;
+                self.changed.notify_all();
                 return (message, untold);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -276,7 +277,11 @@ mod tests {
         // It never ends by itself; it ends with the test's process.
         std::thread::spawn(move || writer.write_all_to(&mut pipe));
         let line = [b'x'; 1_023];
-        for _ in 0..3_000 {
+        queue.push(&[line.as_slice(), b"\n"].concat());
+        // The writer stands at the pipe before anything is dropped, so that it tells of all at once.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        drop(queue.wait_until(deadline, |state| state.waiting.is_empty()).expect("a writer"));
+        for _ in 0..2_999 {
             queue.push(&[line.as_slice(), b"\n"].concat());
         }
         let dropped = queue.state().dropped;
@@ -310,7 +315,8 @@ mod tests {
         std::thread::spawn(move || writer.write_all_to(&mut Gone));
         queue.push(b"one\n");
         queue.say_last(b"two\n".to_vec(), Duration::from_secs(60));
-        assert_eq!((queue.state().bytes, queue.state().dropped), (0, 2));
+        let state = queue.state();
+        assert_eq!((state.bytes, state.dropped), (0, 2));
     }
 
     #[test]

@@ -158,6 +158,8 @@ reasons! {
 
     NoLeader "NO_LEADER" Unavailable Definite SameRequest
         "No leader is known to the asked node; an election is probably going on.";
+    NotAMember "NOT_A_MEMBER" Unavailable Definite SameRequest
+        "The asked node was removed from the group and hears of nothing any more; ask another node.";
     PlacementUnreachable "PLACEMENT_UNREACHABLE" Unavailable Definite SameRequest
         "The durability class cannot be reached now, or the budget for doing without the remote site is spent; nothing was appended.";
     Overloaded "OVERLOADED" ResourceExhausted Definite SameRequest

@@ -83,6 +83,10 @@ impl Keeper {
 
     async fn look(&mut self, group: &Group) {
         let node = self.node.clone();
+        if *node.leaving.borrow() {
+            // It gives leadership away as a whole.
+            return;
+        }
         let own = node.identity.node_id();
         let rank = |id| {
             let zone = node.topology.node_by_id(id).map_or("", |entry| entry.zone.as_str());

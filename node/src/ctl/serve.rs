@@ -20,7 +20,7 @@ Examples:
   tercet serve --topology topology.toml --node a1 --data-dir /var/lib/tercet/a1
 
 The node serves when it has said `tercet: node NAME serving clients on ADDRESS` on standard error. SIGINT or SIGTERM stop
-it cleanly. Exit code 70 means that a write or flush failed: look at the disk before starting the node again.")]
+it cleanly: what it leads is handed over, callers are let finish for a second; a second signal stops it at once. Exit code 70 means that a write or flush failed: look at the disk before starting the node again.")]
 pub(crate) struct ServeArgs {
     /// The topology file.
     #[arg(long, value_name = "FILE")]
@@ -59,7 +59,12 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         () = shown_then_idle => None,
     };
     let node = server.node().to_owned();
-    server.stop().await;
+    let hasten = async {
+        let signal = stop.wait().await;
+        notice(&format!("tercet: node {node}: {signal} again, stopping at once"));
+    };
+    // Whatever still uses the node ends with the process.
+    drop(server.shut_down(hasten).await);
     match failure {
         None => {
             notice(&format!("tercet: node {node} stopped"));

@@ -8,12 +8,14 @@ mod membership;
 mod peer;
 mod placed;
 mod proof;
+mod quorum;
 mod reach;
 mod read;
 mod regime;
 mod standing;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ use tercet_storage::{LogError, LogPoint, SegmentLog, mutants};
 
 pub use leadership::Leadership;
 pub use membership::{MemberChange, Members};
+pub use quorum::QUORUM_LOST_AFTER;
 pub use read::NoReadPoint;
 pub use regime::RegimeNote;
 use standing::Contact;
@@ -127,6 +130,10 @@ pub struct Group {
     proposer: Proposer,
     leadership: watch::Sender<Leadership>,
     contact: Contact,
+    /// Of a membership without this node that others have told of.
+    removal: Mutex<Option<quorum::Removal>>,
+    /// The node stops: it does not lead any more.
+    leaving: AtomicBool,
     /// Held while the members change.
     changing: tokio::sync::Mutex<()>,
     regime: Arc<watch::Sender<RegimeNote>>,
@@ -242,6 +249,8 @@ impl Group {
             proposer,
             leadership,
             contact: Contact::new(),
+            removal: Mutex::default(),
+            leaving: AtomicBool::new(false),
             changing: tokio::sync::Mutex::new(()),
             regime,
             lag: Mutex::default(),
@@ -391,6 +400,10 @@ impl Group {
         // And later they may lag behind it: a leader of the term that they know leads nothing in the term of its vote.
         let deposed = voted > metrics.current_term;
         let role = if deposed && role == "leader" { "follower" } else { role };
+        let role = if self.is_removed() { "removed" } else { role };
+        let without_quorum = self.without_quorum();
+        // Who has been silent for long is not named as if it led.
+        let is_led = role == "leader" || without_quorum < QUORUM_LOST_AFTER;
         let classes = self.class_statuses();
         let ledger = self.state.ledger();
         let placed = self.gate.placed().known;
@@ -402,7 +415,8 @@ impl Group {
             group: self.params.group,
             role: role.into(),
             term: metrics.current_term.max(voted),
-            leader_id: metrics.current_leader.filter(|_| !deposed).unwrap_or(0),
+            leader_id: metrics.current_leader.filter(|_| !deposed && is_led).unwrap_or(0),
+            without_quorum_ms: u64::try_from(without_quorum.as_millis()).unwrap_or(u64::MAX),
             leader: String::new(),
             last_index: metrics.last_log_index.unwrap_or(0),
             flushed_index: log.durable_last.map_or(0, |point| point.index),

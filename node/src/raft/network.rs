@@ -122,6 +122,7 @@ impl Network {
     ) -> Result<v1::PeerAppendRequest, CodecError> {
         let entries: Result<Vec<_>, _> = rpc.entries.into_iter().map(entry_to_wire).collect();
         let placed = self.gate.placed().known;
+        let without_quorum = self.gate.without_quorum().unwrap_or_default();
         Ok(v1::PeerAppendRequest {
             header: Some(self.peers.header(self.target, self.group)),
             vote: Some(vote_to_wire(&rpc.vote)),
@@ -132,6 +133,7 @@ impl Network {
             geo_watermark: placed.geo,
             proof: self.proof(),
             answer_when_applied: false,
+            without_quorum_ms: u64::try_from(without_quorum.as_millis()).unwrap_or(u64::MAX),
         })
     }
 

@@ -5,6 +5,7 @@
 //! or as unknown.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -56,6 +57,34 @@ struct Request {
 #[derive(Clone)]
 pub struct Proposer {
     requests: mpsc::UnboundedSender<Request>,
+    load: Arc<Load>,
+}
+
+/// What the proposer does just now.
+#[derive(Default)]
+struct Load {
+    /// Proposals that are not applied yet.
+    in_flight: AtomicUsize,
+    /// Who wants that nothing is proposed.
+    pauses: AtomicUsize,
+}
+
+/// Nothing is proposed while it lives: requests are answered as by a node that does not lead.
+pub struct Pause(Arc<Load>);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.pauses.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A proposal that is not applied yet.
+struct InFlight(Arc<Load>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Proposer {
@@ -63,8 +92,22 @@ impl Proposer {
     #[must_use]
     pub fn start(node_id: u64, raft: Raft, state: Arc<GroupState>, gate: Arc<Gate>, clock: Clock) -> Self {
         let (requests, queue) = mpsc::unbounded_channel();
-        super::runtime::spawn(Task { node_id, raft, state, gate, clock }.run(queue));
-        Self { requests }
+        let load = Arc::<Load>::default();
+        super::runtime::spawn(Task { node_id, raft, state, gate, clock, load: load.clone() }.run(queue));
+        Self { requests, load }
+    }
+
+    /// Nothing is proposed from now on, until what is returned is dropped.
+    #[must_use]
+    pub fn pause(&self) -> Pause {
+        self.load.pauses.fetch_add(1, Ordering::AcqRel);
+        Pause(self.load.clone())
+    }
+
+    /// Proposals that are not applied yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.load.in_flight.load(Ordering::Acquire)
     }
 
     /// Proposes a command and waits for its end. Admission bounds how many wait here.
@@ -83,6 +126,7 @@ struct Task {
     state: Arc<GroupState>,
     gate: Arc<Gate>,
     clock: Clock,
+    load: Arc<Load>,
 }
 
 impl Task {
@@ -94,6 +138,11 @@ impl Task {
                 Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
                 first = queue.recv(), if in_flight.len() < PROPOSALS_IN_FLIGHT_MAX => {
                     let Some(first) = first else { break };
+                    if self.load.pauses.load(Ordering::Acquire) > 0 {
+                        // Whoever has gone does not hear of it.
+                        drop(first.reply.send(Proposed::NotLeader(None)));
+                        continue;
+                    }
                     in_flight.push(self.send(first, &mut queue));
                 }
             }
@@ -129,7 +178,10 @@ impl Task {
         // The remote site must not hear of it later than it has to, so this is said before it is proposed.
         let geo_under_way = is_geo.then(|| self.gate.geo_under_way());
         let (raft, state, gate) = (self.raft.clone(), self.state.clone(), self.gate.clone());
+        self.load.in_flight.fetch_add(1, Ordering::AcqRel);
+        let in_flight = InFlight(self.load.clone());
         async move {
+            let _in_flight = in_flight;
             let answer_all = |requests: Vec<Request>, with: &dyn Fn() -> Proposed| {
                 // A client that has gone does not hear of it.
                 requests.into_iter().for_each(|request| drop(request.reply.send(with())));

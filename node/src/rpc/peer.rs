@@ -54,6 +54,18 @@ impl PeerService {
         self.node.group(number).map_err(refuse)
     }
 
+    /// Whether a node belongs to the groups that run here.
+    fn belongs(&self, node: u64) -> Vec<v1::PeerBelongs> {
+        let running = self.node.groups.running().into_iter();
+        let said = running.filter_map(|group| Some((group.id(), group.belongs(node)?)));
+        said.map(|(group, ((term, index), belongs))| v1::PeerBelongs {
+            group,
+            at: Some(v1::PeerLogId { term, index }),
+            belongs,
+        })
+        .collect()
+    }
+
     fn header(&self, to: Option<&v1::Header>) -> Option<v1::Header> {
         to.map(|header| self.node.identity.header(header.from_node, header.group))
     }
@@ -160,6 +172,7 @@ impl Peer for PeerService {
             members: electorate::to_wire(&repair::Host::electorate(&*self.node, 0)),
             applied_index,
             last_index: self.node.log.state(0).last.map_or(0, |last| last.index),
+            belongs: self.belongs(from),
         }))
     }
 

@@ -45,6 +45,9 @@ pub fn consistency(value: i32) -> Result<v1::Consistency, Refusal> {
 
 /// Up to where a local read may show each class.
 fn local_point(group: &Group) -> Result<Watermarks, Refusal> {
+    if group.is_removed() {
+        return Err(super::route::not_a_member(group));
+    }
     if !group.is_recovered() {
         return Err(Refusal::new(
             Reason::Recovering,

@@ -139,6 +139,7 @@ where
             }
             // The node that forwarded it knows better by now.
             Some(_) => break,
+            None if group.is_removed() && !maybe_proposed => return Err(refuse(not_a_member(group))),
             None => {}
         }
         sleep_until(deadline.min(Instant::now() + RETRY_PAUSE)).await;
@@ -154,6 +155,12 @@ where
     } else {
         Refusal::new(Reason::NoLeader, "", format!("{last_seen}; nothing was carried out"))
     }))
+}
+
+/// What a node says of a group that it was removed from: it would know of nothing new for ever.
+pub(super) fn not_a_member(group: &Group) -> Refusal {
+    let why = format!("this node was removed from group {}: ask another one", group.id());
+    Refusal::new(Reason::NotAMember, "", why)
 }
 
 fn internal(error: &impl std::fmt::Display) -> Status {

@@ -15,6 +15,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::admin::AdminService;
+use super::health;
 use super::ledger::LedgerService;
 use super::peer::PeerService;
 use crate::node::Node;
@@ -54,11 +55,10 @@ pub fn client_services(
     let v1 = reflection(tonic_reflection::server::Builder::configure()).build_v1()?;
     // grpcurl and older grpcio ask for v1alpha.
     let v1alpha = reflection(tonic_reflection::server::Builder::configure()).build_v1alpha()?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(health::keep(node.clone(), reporter));
     let name = node.name.clone();
     Ok(async move {
-        let (reporter, health) = tonic_health::server::health_reporter();
-        reporter.set_serving::<LedgerServer<LedgerService>>().await;
-        reporter.set_serving::<AdminServer<AdminService>>().await;
         let served = server()
             .add_service(health)
             .add_service(v1)

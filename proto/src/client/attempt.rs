@@ -121,7 +121,7 @@ pub(super) fn may_change(reason: Reason) -> bool {
 
 /// Whether this refusal is about the asked node, which other nodes may well make up for.
 pub(super) fn rules_node_out(reason: Reason) -> bool {
-    matches!(reason, Reason::StorageFailed | Reason::ShuttingDown | Reason::Recovering)
+    matches!(reason, Reason::StorageFailed | Reason::ShuttingDown | Reason::Recovering | Reason::NotAMember)
 }
 
 #[cfg(test)]

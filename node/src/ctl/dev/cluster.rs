@@ -83,7 +83,7 @@ impl DevCluster {
 
     /// Stops every node cleanly.
     pub(crate) async fn stop(self) {
-        join_all(self.servers.into_iter().map(|server| Box::pin(server.stop()))).await;
+        join_all(self.servers.into_iter().map(|server| Box::pin(server.stop_with_all()))).await;
         self.links.stop();
     }
 }

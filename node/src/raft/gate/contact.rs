@@ -192,6 +192,18 @@ impl Gate {
         !geo_needs_it && is_spare(&inner.voters, self.node_id, target, is_prompt)
     }
 
+    /// For how long no majority of the voters has answered this leader, this node included where it votes. None: it does not lead.
+    #[must_use]
+    pub fn without_quorum(&self) -> Option<Duration> {
+        let inner = self.inner();
+        let leading = inner.leading.as_ref()?;
+        let now = Instant::now();
+        let halves = [&inner.before, &inner.voters].into_iter().filter(|half| !half.is_empty());
+        halves
+            .map(|half| now.saturating_duration_since(quorum_at(half, self.node_id, now, &leading.contacts)))
+            .max()
+    }
+
     /// What to tell `target` if it stands in another site than this node. None: it does not, or this node does not lead.
     #[must_use]
     pub fn proof_for(&self, target: u64) -> Option<ProofPart> {
@@ -213,6 +225,14 @@ impl Gate {
             degraded_since: self.placed().degraded_since(),
         })
     }
+}
+
+/// The newest time since which a majority of the voters has answered; who never has, answered when the term began.
+fn quorum_at(voters: &[Voter], own: u64, now: Instant, contacts: &Contacts) -> Instant {
+    let answered = |node| if node == own { now } else { contacts.last(node).unwrap_or(contacts.since) };
+    let mut newest_first: Vec<Instant> = voters.iter().map(|voter| answered(voter.node_id)).collect();
+    newest_first.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+    newest_first.get(voters.len() / 2).copied().unwrap_or(now)
 }
 
 /// The newest time at which a majority of the voters, the leader among them, had all answered since.

@@ -4,17 +4,24 @@
 //! voter that is in contact and caught up.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
+use tokio::time::Instant;
 
 use crate::raft::runtime::{self, watch};
 
 use super::{ENTRIES_PER_REQUEST_MAX, Group};
-use crate::placement::{Candidate, Electorate};
+use crate::placement::{Candidate, Class, Electorate};
+
+/// While leadership moves nothing new is proposed, for so long at most: a transfer that takes longer may fail.
+const QUIET: Duration = Duration::from_millis(200);
+/// Between two looks whether all that was proposed is answered.
+const ANSWERED_LOOK: Duration = Duration::from_millis(1);
 
 /// Who leads, as this node knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +108,60 @@ impl Group {
             return Err(Refusal::new(Reason::TransferRefused, "to", "no other voter is in contact"));
         };
         self.transfer_leader(node, timeout).await.map(|_| node)
+    }
+
+    /// This node is about to stop: from now on it does not stand for election, and nobody moves leadership to it.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.raft.runtime_config().elect(false);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Gives leadership away before this node stops, to the best of `candidates` that takes it: caught up and in contact, of the most
+    /// preferred zone, nearest to this leader's log. True: another node leads.
+    pub async fn give_away(&self, rank: impl Fn(u64) -> u32, limit: Duration) -> bool {
+        let own = self.params.node_id;
+        let lost_after = Duration::from_millis(self.params.timing.election_max_ms.saturating_mul(3));
+        if self.gate.without_quorum().is_none_or(|lost| lost >= lost_after) {
+            // Nobody could be elected.
+            return !self.is_leader();
+        }
+        let mut candidates: Vec<Candidate> = self.candidates(rank);
+        candidates.retain(|candidate| candidate.fit && candidate.node_id != own);
+        candidates.sort_by_key(|candidate| (candidate.preference, candidate.node_id));
+        let Some(_quiet) = candidates.first().map(|_| self.proposer.pause()) else {
+            return !self.is_leader();
+        };
+        let deadline = Instant::now() + limit;
+        self.until_answered(limit / 4).await;
+        for candidate in candidates {
+            if !self.is_leader() || Instant::now() >= deadline {
+                break;
+            }
+            if self.may_transfer(candidate.node_id).is_err()
+                || self.raft.trigger().transfer_leader(candidate.node_id).await.is_err()
+            {
+                continue;
+            }
+            // From here on this leader neither proposes nor sends heartbeats: whoever is elected is right.
+            let mut leadership = self.leadership.subscribe();
+            let moved = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != own));
+            return tokio::time::timeout_at(deadline, moved).await.is_ok_and(|moved| moved.is_ok());
+        }
+        !self.is_leader()
+    }
+
+    /// Waits, within reason, until everything that was proposed is answered: whoever loses leadership sooner answers it as unknown.
+    async fn until_answered(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let is_idle =
+            || self.proposer.in_flight() == 0 && Class::ALL.iter().all(|class| self.gate.held(*class) == 0);
+        while !is_idle() && Instant::now() < deadline {
+            tokio::time::sleep(ANSWERED_LOOK).await;
+        }
     }
 
     /// The leader as this node knows it.
@@ -199,11 +260,24 @@ impl Group {
             return Ok(self.raft.server_metrics().borrow_watched().vote.leader_id.term);
         }
         self.may_transfer(to)?;
+        // What was proposed is answered first, and nothing new is: it waits for the next leader instead of ending as unknown.
+        let quiet = self.proposer.pause();
+        self.until_answered(QUIET / 2).await;
         self.raft.trigger().transfer_leader(to).await.map_err(|error| refuse(error.to_string()))?;
         let mut leadership = self.leadership.subscribe();
-        let moved = leadership.wait_for(|now| now.leader == Some(to));
-        match tokio::time::timeout(timeout, moved).await {
-            Ok(Ok(now)) => Ok(now.term),
+        let moved = async {
+            let moved = leadership.wait_for(|now| now.leader == Some(to));
+            moved.await.map(|now| now.term)
+        };
+        let mut moved = std::pin::pin!(tokio::time::timeout(timeout, moved));
+        let soon = tokio::time::timeout(QUIET, moved.as_mut()).await;
+        drop(quiet);
+        let moved = match soon {
+            Ok(moved) => moved,
+            Err(_) => moved.await,
+        };
+        match moved {
+            Ok(Ok(term)) => Ok(term),
             _ => Err(refuse("it did not take over in time".into())),
         }
     }

@@ -60,7 +60,7 @@ impl Group {
         let answer = match self.raft.append_entries(rpc).await {
             Ok(response) => match response.into_stream_result(prev, last) {
                 Ok(matched) => {
-                    self.contact.heard(leader);
+                    self.contact.heard(leader, Duration::from_millis(request.without_quorum_ms));
                     if let Some(id) = &matched
                         && !self.store.is_durable(id, self.flush_limit()).await
                     {
@@ -146,6 +146,9 @@ impl Group {
     /// The message cannot be decoded, or Raft has stopped.
     pub async fn handle_transfer(&self, request: v1::PeerTransferRequest) -> Result<String, String> {
         let from = vote_from_wire(request.from_leader).map_err(|error| error.to_string())?;
+        if self.is_leaving() && request.to_node == self.params.node_id {
+            return Ok("the node is stopping".into());
+        }
         let rpc = TransferLeaderRequest::new(from, request.to_node, log_id_from_wire(request.last));
         let answer = self.raft.handle_transfer_leader(rpc).await.map_err(|error| error.to_string())?;
         Ok(answer.err().map(|refused| refused.to_string()).unwrap_or_default())

@@ -47,34 +47,37 @@ struct State {
     leader: Option<u64>,
     /// Its connection has closed since.
     closed: bool,
+    /// For how long the leader had heard of no majority, as it said then.
+    without_quorum: Duration,
     /// When this node last voted, or began to stand.
     voted: Option<Instant>,
     votes: u32,
 }
 
 impl State {
-    fn heard(leader: Option<u64>) -> Self {
-        Self { heard: Instant::now(), leader, closed: false, voted: None, votes: 0 }
+    fn heard(leader: Option<u64>, without_quorum: Duration) -> Self {
+        Self { heard: Instant::now(), leader, closed: false, without_quorum, voted: None, votes: 0 }
     }
 }
 
 impl Contact {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State::heard(None)), voting: AtomicUsize::new(0), changed: Notify::new() }
+        let state = Mutex::new(State::heard(None, Duration::ZERO));
+        Self { state, voting: AtomicUsize::new(0), changed: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A leader's message has been accepted.
-    pub(super) fn heard(&self, leader: u64) {
-        *self.lock() = State::heard(Some(leader));
+    /// A leader's message has been accepted; it has heard of no majority for so long.
+    pub(super) fn heard(&self, leader: u64, without_quorum: Duration) {
+        *self.lock() = State::heard(Some(leader), without_quorum);
     }
 
     /// From now on it is waited for a leader: this node has ceased to lead.
     pub(super) fn begin(&self) {
-        *self.lock() = State::heard(None);
+        *self.lock() = State::heard(None, Duration::ZERO);
     }
 
     /// A request for a vote has come; keep this until it is known whether it is granted.
@@ -104,6 +107,12 @@ impl Contact {
     /// Since when nothing has been heard.
     pub(super) fn silence(&self) -> Duration {
         self.lock().heard.elapsed()
+    }
+
+    /// For how long nothing has been heard of a leader that has a majority.
+    pub(super) fn without_quorum(&self) -> Duration {
+        let state = *self.lock();
+        state.heard.elapsed().saturating_add(state.without_quorum)
     }
 
     fn situation(&self) -> (Situation, Option<u64>) {
@@ -224,14 +233,14 @@ impl Group {
 
     fn is_suspicious(&self, policy: &StandingPolicy) -> bool {
         let (now, _) = self.contact.situation();
-        !self.is_leader() && now.silence >= policy.ask_after(now.closed)
+        !self.is_leader() && !self.is_leaving() && now.silence >= policy.ask_after(now.closed)
     }
 
     /// Waits until the leader's connection has closed or nothing has been heard for a while.
     async fn until_suspicious(&self, policy: &StandingPolicy, lease: Duration) {
         while !self.is_suspicious(policy) {
             let (now, _) = self.contact.situation();
-            let pause = if self.is_leader() {
+            let pause = if self.is_leader() || self.is_leaving() {
                 lease
             } else {
                 policy.ask_after(now.closed).saturating_sub(now.silence)
