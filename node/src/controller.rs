@@ -28,6 +28,8 @@ use crate::scrub::scrub;
 use admission::{Admission, Said, may_take_part, registered_by};
 
 const HELLO_TIMEOUT: Duration = Duration::from_millis(800);
+/// An older copy of the log that lacks less than this of it is not noticed after a kill; after a clean stop any is.
+const NOTE_PAUSE: Duration = Duration::from_secs(5);
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
 /// The second in the order of preference forms the cluster only when the first has not done so for this long.
 const FORMING_TURN: Duration = Duration::from_secs(5);
@@ -37,7 +39,7 @@ const FORMING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts the controller's tasks; they end when the node stops.
 pub fn start(node: &Arc<Node>) {
-    let tasks: [futures::future::BoxFuture<'static, ()>; 6] = [
+    let tasks: [futures::future::BoxFuture<'static, ()>; 7] = [
         Box::pin(watch_disk(
             node.room.clone(),
             node.log.clone(),
@@ -49,6 +51,7 @@ pub fn start(node: &Arc<Node>) {
         Box::pin(keep_registry(node.clone())),
         Box::pin(follow_group_zero(node.clone())),
         Box::pin(contact::notice_removal(node.clone())),
+        Box::pin(note_how_far_the_log_is(node.clone())),
     ];
     for task in tasks {
         spawn_until_stopped(node, task);
@@ -69,6 +72,19 @@ fn spawn_until_stopped(node: &Node, task: futures::future::BoxFuture<'static, ()
             _ = stopping.wait_for(|stop| *stop) => {}
         }
     });
+}
+
+/// Lets NODE say, from time to time, how far the log is durable: an older copy of the log is noticed by that.
+async fn note_how_far_the_log_is(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(NOTE_PAUSE).await;
+        let (identity, batch) = (node.identity.clone(), node.log.durable_batch());
+        match tokio::task::spawn_blocking(move || identity.note_batch(batch)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "NODE does not say how far the log has come"),
+            Err(_) => return,
+        }
+    }
 }
 
 /// Ids of the voters, most preferred zone first.

@@ -1,14 +1,26 @@
 //! Who a node is: the identity file of its data directory and the header of its peer messages.
 //!
-//! Invariants: a data directory belongs to one node of one cluster and is opened by one process; the incarnation is made with
-//! the directory and never changes; the cluster id is written once, when the node first learns it.
+//! Invariants: a data directory belongs to one node of one cluster and is opened by one process; the incarnation and the log's id
+//! are made with the directory and never change; the cluster id is written once, when the node first learns it; a directory of
+//! which a part is missing, older or another's is refused before anything in it is changed ([`parts`]).
+//!
+//! | file | about |
+//! |---|---|
+//! | `file` | NODE, byte for byte |
+//! | `parts` | whether NODE, log, index and proofs are of one life |
+
+mod file;
+pub mod parts;
 
 use std::path::{Path, PathBuf};
-use std::sync::RwLock;
+use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 use tercet_proto::v1;
+use tercet_storage::StoreId;
+
+use self::file::NodeFile;
+use self::parts::{FoundLog, GoesOn, Noted, Traces, judge_log, judge_without_node};
 
 /// Version of the peer protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -38,11 +50,16 @@ pub enum IdentityError {
         /// The directory.
         dir: PathBuf,
     },
-    /// A log without an identity, or an identity that cannot be read.
-    #[error("data directory {dir}: {why}")]
+    /// A part of it is missing, damaged, older than the others, or another directory's.
+    #[error(
+        "data directory {dir}: {why}; the node does not start, for it may have forgotten what it acknowledged or voted: bring the \
+         part back as it was, or empty the directory and let the others take the node for lost with `tercet member replace {node}`"
+    )]
     Damaged {
         /// The directory.
         dir: PathBuf,
+        /// The node.
+        node: String,
         /// What is wrong.
         why: String,
     },
@@ -56,62 +73,56 @@ pub enum IdentityError {
     },
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityFile {
-    format: u32,
-    cluster_name: String,
-    node_id: u64,
-    node: String,
-    incarnation: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    cluster_id: Option<String>,
+/// What is drawn by chance for a directory that is made now.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawn {
+    /// Its number.
+    pub incarnation: u64,
+    /// The id of its log.
+    pub store: StoreId,
 }
 
 /// The identity of a running node; holds the directory's lock.
 #[derive(Debug)]
 pub struct Identity {
     dir: PathBuf,
-    file: RwLock<IdentityFile>,
+    file: RwLock<NodeFile>,
     _lock: std::fs::File,
 }
 
 impl Identity {
-    /// Opens a data directory, or makes a new one with `new_incarnation`.
+    /// Opens a data directory, or makes a new one with what is `drawn` for it.
     ///
     /// # Errors
-    /// The directory is another node's, is in use, cannot be written, or its identity is damaged.
+    /// The directory is another node's, is in use, cannot be written, or a part of it is missing.
     pub fn open(
         dir: &Path,
         cluster_name: &str,
         node_id: u64,
         node: &str,
-        new_incarnation: u64,
+        drawn: Drawn,
     ) -> Result<Self, IdentityError> {
         let io = |source| IdentityError::Io { dir: dir.to_path_buf(), source };
+        let damaged = |why| IdentityError::Damaged { dir: dir.to_path_buf(), node: node.into(), why };
         std::fs::create_dir_all(dir).map_err(io)?;
         let lock = std::fs::File::create(dir.join("LOCK")).map_err(io)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| IdentityError::InUse { dir: dir.to_path_buf() })?;
-        let path = dir.join("NODE");
-        let file = match std::fs::read_to_string(&path) {
-            Ok(text) => Self::check(dir, &text, cluster_name, node_id, node)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if dir.join("log").exists() {
-                    return Err(IdentityError::Damaged {
-                        dir: dir.to_path_buf(),
-                        why: "it holds a log but its file NODE is missing; restore NODE or move the directory away".into(),
-                    });
+        let traces = Traces::look(dir).map_err(io)?;
+        let file = match std::fs::read(dir.join(file::NAME)) {
+            Ok(text) => {
+                let text = String::from_utf8_lossy(&text);
+                let file = NodeFile::parse(&text).map_err(damaged)?;
+                Self::check(dir, &file, cluster_name, node_id, node)?;
+                if file.starts > 0 && !traces.log {
+                    return Err(damaged("its log is missing: there is no directory log".into()));
                 }
-                let file = IdentityFile {
-                    format: 1,
-                    cluster_name: cluster_name.into(),
-                    node_id,
-                    node: node.into(),
-                    incarnation: new_incarnation.max(1),
-                    cluster_id: None,
-                };
-                Self::write(dir, &file).map_err(io)?;
+                file
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                judge_without_node(traces).map_err(damaged)?;
+                let file = NodeFile::new(cluster_name, node_id, node, drawn.incarnation, drawn.store);
+                file.write(dir).map_err(io)?;
                 file
             }
             Err(error) => return Err(io(error)),
@@ -121,40 +132,82 @@ impl Identity {
 
     fn check(
         dir: &Path,
-        text: &str,
+        file: &NodeFile,
         cluster_name: &str,
         node_id: u64,
         node: &str,
-    ) -> Result<IdentityFile, IdentityError> {
-        let file: IdentityFile = toml::from_str(text)
-            .map_err(|e| IdentityError::Damaged { dir: dir.to_path_buf(), why: format!("NODE: {e}") })?;
-        if file.format != 1 {
-            let why = format!("NODE: format {} is not known to this version", file.format);
-            return Err(IdentityError::Damaged { dir: dir.to_path_buf(), why });
-        }
+    ) -> Result<(), IdentityError> {
         if file.cluster_name != cluster_name || file.node_id != node_id || file.node != node {
             return Err(IdentityError::Foreign {
                 dir: dir.to_path_buf(),
                 found: format!("{} (id {})", file.node, file.node_id),
-                found_cluster: file.cluster_name,
+                found_cluster: file.cluster_name.clone(),
                 wanted: format!("{node} (id {node_id})"),
                 wanted_cluster: cluster_name.into(),
             });
         }
-        Ok(file)
+        Ok(())
     }
 
-    fn write(dir: &Path, file: &IdentityFile) -> std::io::Result<()> {
-        let text = toml::to_string(file).map_err(std::io::Error::other)?;
-        let temporary = dir.join("NODE.new");
-        std::fs::write(&temporary, text)?;
-        std::fs::File::open(&temporary)?.sync_all()?;
-        std::fs::rename(&temporary, dir.join("NODE"))?;
-        std::fs::File::open(dir)?.sync_all()
+    /// The error for a part that is not as NODE knows it.
+    #[must_use]
+    pub fn damaged(&self, why: String) -> IdentityError {
+        IdentityError::Damaged { dir: self.dir.clone(), node: self.read(|file| file.node.clone()), why }
     }
 
-    fn read<T>(&self, get: impl FnOnce(&IdentityFile) -> T) -> T {
-        get(&self.file.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    /// What NODE says of the log.
+    #[must_use]
+    pub fn noted(&self) -> Noted {
+        self.read(|file| Noted { store: file.store(), starts: file.starts, batch: file.batch })
+    }
+
+    /// Whether the log that recovery has found is this directory's, and has lost nothing; to be asked before anything in it is
+    /// changed.
+    ///
+    /// # Errors
+    /// Why it must not be gone on with.
+    pub fn vet_log(&self, found: Option<FoundLog>) -> Result<(), String> {
+        match judge_log(self.noted(), found)? {
+            GoesOn::Whole => Ok(()),
+            // Before recovery begins to use the numbers anew: a crash must not find a log that ends before what NODE says.
+            GoesOn::Shortened(batch) => {
+                self.change(|file| file.batch = batch).map_err(|error| format!("its file NODE: {error}"))
+            }
+        }
+    }
+
+    /// All parts are found to belong together, and the log is durable through `batch`: counts a start. Before this nobody has
+    /// heard of the node.
+    ///
+    /// # Errors
+    /// NODE cannot be written.
+    pub fn begin(&self, batch: u64) -> Result<(), IdentityError> {
+        let begun = self.change(|file| (file.starts, file.batch) = (file.starts.saturating_add(1), batch));
+        begun.map_err(|source| IdentityError::Io { dir: self.dir.clone(), source })
+    }
+
+    /// Keeps that the log is durable through `batch`. Does nothing if that is known.
+    ///
+    /// # Errors
+    /// NODE cannot be written; what it says is still true.
+    pub fn note_batch(&self, batch: u64) -> std::io::Result<()> {
+        if batch <= self.read(|file| file.batch) {
+            return Ok(());
+        }
+        self.change(|file| file.batch = batch)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut NodeFile)) -> std::io::Result<()> {
+        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = file.clone();
+        change(&mut changed);
+        changed.write(&self.dir)?;
+        *file = changed;
+        Ok(())
+    }
+
+    fn read<T>(&self, get: impl FnOnce(&NodeFile) -> T) -> T {
+        get(&self.file.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The data directory.
@@ -186,18 +239,14 @@ impl Identity {
     /// # Errors
     /// Another id is kept already, or the file cannot be written.
     pub fn learn_cluster_id(&self, cluster_id: &str) -> Result<(), IdentityError> {
-        let mut file = self.file.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match &file.cluster_id {
+        match self.read(|file| file.cluster_id.clone()) {
             Some(known) if known == cluster_id => Ok(()),
             Some(known) => {
-                let why = format!("it belongs to cluster {known}, but the log says {cluster_id}");
-                Err(IdentityError::Damaged { dir: self.dir.clone(), why })
+                Err(self.damaged(format!("it belongs to cluster {known}, but the log says {cluster_id}")))
             }
-            None => {
-                file.cluster_id = Some(cluster_id.into());
-                Self::write(&self.dir, &file)
-                    .map_err(|source| IdentityError::Io { dir: self.dir.clone(), source })
-            }
+            None => self
+                .change(|file| file.cluster_id = Some(cluster_id.into()))
+                .map_err(|source| IdentityError::Io { dir: self.dir.clone(), source }),
         }
     }
 
@@ -258,20 +307,31 @@ impl Identity {
 mod tests {
     use super::*;
 
+    fn open(
+        dir: &Path,
+        cluster: &str,
+        id: u64,
+        node: &str,
+        incarnation: u64,
+    ) -> Result<Identity, IdentityError> {
+        let store = StoreId([u8::try_from(incarnation).unwrap(); 16]);
+        Identity::open(dir, cluster, id, node, Drawn { incarnation, store })
+    }
+
     #[test]
     fn a_directory_keeps_its_owner() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Identity::open(dir.path(), "t", 1, "a1", 42).unwrap();
-        assert!(matches!(Identity::open(dir.path(), "t", 1, "a1", 43), Err(IdentityError::InUse { .. })));
+        let first = open(dir.path(), "t", 1, "a1", 42).unwrap();
+        assert!(matches!(open(dir.path(), "t", 1, "a1", 43), Err(IdentityError::InUse { .. })));
         first.learn_cluster_id("0011").unwrap();
         drop(first);
-        let again = Identity::open(dir.path(), "t", 1, "a1", 43).unwrap();
+        let again = open(dir.path(), "t", 1, "a1", 43).unwrap();
         assert_eq!((again.incarnation(), again.cluster_id().as_str()), (42, "0011"));
         assert!(again.learn_cluster_id("0022").is_err());
         drop(again);
-        let text = Identity::open(dir.path(), "t", 2, "a2", 1).unwrap_err().to_string();
+        let text = open(dir.path(), "t", 2, "a2", 1).unwrap_err().to_string();
         assert!(text.contains("a1 (id 1)") && text.contains("a2 (id 2)"), "{text}");
-        let text = Identity::open(dir.path(), "other", 1, "a1", 1).unwrap_err().to_string();
+        let text = open(dir.path(), "other", 1, "a1", 1).unwrap_err().to_string();
         assert!(text.contains("cluster t"), "{text}");
     }
 
@@ -279,14 +339,14 @@ mod tests {
     fn a_log_without_an_identity_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("log")).unwrap();
-        assert!(matches!(Identity::open(dir.path(), "t", 1, "a1", 1), Err(IdentityError::Damaged { .. })));
+        assert!(matches!(open(dir.path(), "t", 1, "a1", 1), Err(IdentityError::Damaged { .. })));
     }
 
     #[test]
     fn messages_of_others_are_refused() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let a = Identity::open(one.path(), "t", 1, "a1", 1).unwrap();
-        let b = Identity::open(two.path(), "t", 2, "a2", 1).unwrap();
+        let a = open(one.path(), "t", 1, "a1", 1).unwrap();
+        let b = open(two.path(), "t", 2, "a2", 1).unwrap();
         assert_eq!(b.accept(Some(&a.header(2, 0))), Ok(()));
         assert!(b.accept(Some(&a.header(3, 0))).unwrap_err().contains("for node 3"));
         assert!(b.accept(None).is_err());
@@ -294,5 +354,44 @@ mod tests {
         assert_eq!(b.accept(Some(&a.header(2, 0))), Ok(()), "a node that does not know its cluster yet");
         b.learn_cluster_id("bb").unwrap();
         assert!(b.accept(Some(&a.header(2, 0))).unwrap_err().contains("cluster aa"));
+    }
+
+    #[test]
+    fn a_start_is_counted_and_what_the_log_reached_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), "t", 1, "a1", 42).unwrap();
+        assert_eq!(first.noted(), Noted { store: StoreId([42; 16]), starts: 0, batch: 0 });
+        drop(first);
+        // Killed before the log was made: nothing has begun.
+        let again = open(dir.path(), "t", 1, "a1", 43).unwrap();
+        again.vet_log(None).unwrap();
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        again.begin(7).unwrap();
+        again.note_batch(9).unwrap();
+        again.note_batch(8).unwrap();
+        assert_eq!(again.noted(), Noted { store: StoreId([42; 16]), starts: 1, batch: 9 });
+        let rotten = FoundLog { store: StoreId([42; 16]), last_batch: 5, ends_in_rot: true };
+        assert!(again.vet_log(Some(FoundLog { ends_in_rot: false, ..rotten })).is_err());
+        again.vet_log(Some(rotten)).unwrap();
+        drop(again);
+        let again = open(dir.path(), "t", 1, "a1", 43).unwrap();
+        assert_eq!(again.noted().batch, 5, "the log goes on with the numbers that rot has left");
+        drop(again);
+        std::fs::remove_dir(dir.path().join("log")).unwrap();
+        let why = open(dir.path(), "t", 1, "a1", 43).unwrap_err().to_string();
+        assert!(why.contains("log is missing") && why.contains("member replace a1"), "{why}");
+    }
+
+    #[test]
+    fn an_emptied_node_file_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), "t", 1, "a1", 42).unwrap());
+        for content in ["", "format = 1", "\u{0}\u{0}"] {
+            std::fs::write(dir.path().join("NODE"), content).unwrap();
+            assert!(
+                matches!(open(dir.path(), "t", 1, "a1", 1), Err(IdentityError::Damaged { .. })),
+                "{content:?}"
+            );
+        }
     }
 }

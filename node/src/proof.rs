@@ -9,11 +9,12 @@
 //! - a tuple is kept only after this node has flushed, and matched with that leader, everything up to its `geo_acked`;
 //! - `geo_acked` never goes back: what was acknowledged stays committed, whoever leads next;
 //! - the file holds two slots that are written in turn, each with a number and a checksum, so that a write that is cut off
-//!   leaves the former tuple.
+//!   leaves the former tuple;
+//! - a tuple is of one data directory: what stands in another's file is no tuple of this one.
 //!
 //! ```text
 //! slot (of 4,096 bytes, two of them), little-endian
-//!  0  magic "TCPF"  4 | version=1 u8 | number u64 | group u32 | term u64 | leader u64 | written_us i64 | quorum_us i64
+//!  0  magic "TCPF"  4 | version=1 u8 | number u64 | group u32 | incarnation u64 | term u64 | leader u64 | written_us i64 | quorum_us i64
 //!    | echoed index u64 | echoed_us i64 | geo_acked u64 | flushed u64 | adaptive u8 | degrade_after_ms u64
 //!    | degraded_since u64 (0: not degraded) | first 8 bytes of the SHA-256 of all before
 //! ```
@@ -31,7 +32,7 @@ const MAGIC: [u8; 4] = *b"TCPF";
 const VERSION: u8 = 1;
 const SLOT_BYTES: u64 = 4_096;
 const SLOTS: u64 = 2;
-const ENCODED_BYTES: usize = 5 + 8 + 4 + 8 * 8 + 1 + 16 + CHECK_BYTES;
+const ENCODED_BYTES: usize = 5 + 8 + 4 + 8 + 8 * 8 + 1 + 16 + CHECK_BYTES;
 const CHECK_BYTES: usize = 8;
 
 /// The tuple.
@@ -71,12 +72,13 @@ impl Proof {
         (self.adaptive && self.degraded_since == 0).then(|| self.echoed_us.saturating_add(after_us))
     }
 
-    fn encode(&self, number: u64, group: u32) -> Vec<u8> {
+    fn encode(&self, number: u64, group: u32, incarnation: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(ENCODED_BYTES);
         out.extend_from_slice(&MAGIC);
         out.push(VERSION);
         out.extend_from_slice(&number.to_le_bytes());
         out.extend_from_slice(&group.to_le_bytes());
+        out.extend_from_slice(&incarnation.to_le_bytes());
         out.extend_from_slice(&self.term.to_le_bytes());
         out.extend_from_slice(&self.leader.to_le_bytes());
         out.extend_from_slice(&self.written_us.to_le_bytes());
@@ -93,8 +95,8 @@ impl Proof {
         out
     }
 
-    /// (number, group, tuple)
-    fn decode(bytes: &[u8]) -> Result<(u64, u32, Self), CanonicalError> {
+    /// (number, group, incarnation, tuple)
+    fn decode(bytes: &[u8]) -> Result<(u64, u32, u64, Self), CanonicalError> {
         let invalid = CanonicalError::Invalid { what: "proof" };
         let mut reader = Reader::new(bytes);
         if reader.array::<4>("magic")? != MAGIC {
@@ -105,6 +107,7 @@ impl Proof {
             return Err(CanonicalError::Version { what: "proof", found: version });
         }
         let (number, group) = (reader.u64("number")?, reader.u32("group")?);
+        let incarnation = reader.u64("incarnation")?;
         let proof = Self {
             term: reader.u64("term")?,
             leader: reader.u64("leader")?,
@@ -123,7 +126,7 @@ impl Proof {
         if reader.array::<CHECK_BYTES>("check")? != check[..CHECK_BYTES] {
             return Err(invalid);
         }
-        Ok((number, group, proof))
+        Ok((number, group, incarnation, proof))
     }
 }
 
@@ -133,26 +136,42 @@ pub fn path_of(data_dir: &Path, group: u32) -> PathBuf {
     data_dir.join(format!("proof-{group}"))
 }
 
-/// The newest intact tuple of a group; none if there is none.
+/// The newest intact tuple of a group, and the incarnation of the directory that it was kept in; none if there is none.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn read(data_dir: &Path, group: u32) -> io::Result<Option<Proof>> {
+pub fn read_of(data_dir: &Path, group: u32) -> io::Result<Option<(u64, Proof)>> {
     match File::open(path_of(data_dir, group)) {
-        Ok(file) => Ok(newest(&file, group).map(|(_, proof)| proof)),
+        Ok(file) => {
+            Ok(slots(&file, group).max_by_key(|slot| slot.number).map(|slot| (slot.incarnation, slot.proof)))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn newest(file: &File, group: u32) -> Option<(u64, Proof)> {
-    let slot = |slot: u64| {
+/// The newest intact tuple of a group; none if there is none.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read(data_dir: &Path, group: u32) -> io::Result<Option<Proof>> {
+    Ok(read_of(data_dir, group)?.map(|(_, proof)| proof))
+}
+
+struct Slot {
+    number: u64,
+    incarnation: u64,
+    proof: Proof,
+}
+
+/// The intact slots of a group's file.
+fn slots(file: &File, group: u32) -> impl Iterator<Item = Slot> + '_ {
+    (0..SLOTS).filter_map(move |slot: u64| {
         let mut bytes = [0; ENCODED_BYTES];
         file.read_exact_at(&mut bytes, slot * SLOT_BYTES).ok()?;
-        let (number, of, proof) = Proof::decode(&bytes).ok()?;
-        (of == group && number % SLOTS == slot).then_some((number, proof))
-    };
-    (0..SLOTS).filter_map(slot).max_by_key(|(number, _)| *number)
+        let (number, of, incarnation, proof) = Proof::decode(&bytes).ok()?;
+        (of == group && number % SLOTS == slot).then_some(Slot { number, incarnation, proof })
+    })
 }
 
 /// Where tuples are kept.
@@ -169,25 +188,56 @@ pub trait ProofSink: Send + Sync {
 
 /// Keeps tuples in a node's data directory. One writer per group.
 #[derive(Debug, Clone)]
-pub struct ProofFiles(pub PathBuf);
+pub struct ProofFiles {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Its number.
+    pub incarnation: u64,
+}
+
+impl ProofFiles {
+    /// The newest tuple of this directory's life, and its number.
+    fn newest(&self, file: &File, group: u32) -> Option<(u64, Proof)> {
+        let own = slots(file, group).filter(|slot| slot.incarnation == self.incarnation);
+        own.max_by_key(|slot| slot.number).map(|slot| (slot.number, slot.proof))
+    }
+
+    /// Moves a group's file aside if it was kept in another directory, and says where to.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn set_other_aside(&self, group: u32) -> io::Result<Option<PathBuf>> {
+        if read_of(&self.dir, group)?.is_none_or(|(incarnation, _)| incarnation == self.incarnation) {
+            return Ok(None);
+        }
+        let path = path_of(&self.dir, group);
+        // `proof-` begins the names of those that count.
+        let name = |number: u32| self.dir.join(format!("other-proof-{group}-{number}"));
+        let aside = (1..10_000).map(name).find(|aside| !aside.exists());
+        let aside = aside.ok_or_else(|| io::Error::other("too many proofs of others lie there already"))?;
+        std::fs::rename(path, &aside)?;
+        Ok(Some(aside))
+    }
+}
 
 impl ProofSink for ProofFiles {
     fn keep(&self, group: u32, proof: &Proof) -> io::Result<()> {
-        let path = path_of(&self.0, group);
+        let path = path_of(&self.dir, group);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         if file.metadata()?.len() < SLOT_BYTES * SLOTS {
             // Written, not only sized, so that later writes change no metadata.
             file.write_all_at(&vec![0; 8_192], 0)?;
             file.sync_all()?;
-            File::open(&self.0)?.sync_all()?;
+            File::open(&self.dir)?.sync_all()?;
         }
-        let number = newest(&file, group).map_or(1, |(number, _)| number.wrapping_add(1));
-        file.write_all_at(&proof.encode(number, group), (number % SLOTS) * SLOT_BYTES)?;
+        let number = self.newest(&file, group).map_or(1, |(number, _)| number.wrapping_add(1));
+        file.write_all_at(&proof.encode(number, group, self.incarnation), (number % SLOTS) * SLOT_BYTES)?;
         file.sync_data()
     }
 
     fn kept(&self, group: u32) -> Option<Proof> {
-        read(&self.0, group).ok().flatten()
+        let file = File::open(path_of(&self.dir, group)).ok()?;
+        self.newest(&file, group).map(|(_, proof)| proof)
     }
 }
 
@@ -259,12 +309,13 @@ mod tests {
             degrade_after_ms: 2_000,
             degraded_since: 0,
         };
-        let bytes = proof.encode(5, 2);
+        let bytes = proof.encode(5, 2, 11);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let body = [
             "5443504601",
             "0500000000000000",
             "02000000",
+            "0b00000000000000",
             "0300000000000000",
             "0100000000000000",
             "0900000000000000",
@@ -280,7 +331,7 @@ mod tests {
         .concat();
         assert_eq!(hex[..body.len()], body);
         assert_eq!(bytes.len(), ENCODED_BYTES);
-        assert_eq!(Proof::decode(&bytes), Ok((5, 2, proof)));
+        assert_eq!(Proof::decode(&bytes), Ok((5, 2, 11, proof)));
         assert_eq!(proof.degraded_not_before_us(), Some(1_999_999));
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
@@ -293,7 +344,7 @@ mod tests {
     #[test]
     fn a_torn_write_leaves_the_former_tuple() {
         let dir = tempfile::tempdir().expect("a directory");
-        let files = ProofFiles(dir.path().to_owned());
+        let files = ProofFiles { dir: dir.path().to_owned(), incarnation: 4 };
         assert_eq!(files.kept(1), None);
         for term in 1..=5 {
             files.keep(1, &proof(term, term * 10)).expect("kept");
@@ -312,5 +363,10 @@ mod tests {
         assert_eq!(files.kept(1), None);
         files.keep(1, &proof(7, 70)).expect("kept");
         assert_eq!(files.kept(1), Some(proof(7, 70)));
+        assert_eq!(files.set_other_aside(1).expect("its own"), None);
+        let next = ProofFiles { incarnation: 5, ..files };
+        assert_eq!(next.kept(1), None, "another directory's");
+        let aside = next.set_other_aside(1).expect("moved").expect("aside");
+        assert!(aside.exists() && !path.exists());
     }
 }

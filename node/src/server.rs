@@ -3,6 +3,7 @@
 //! Invariants: ports are bound before anything is written; nothing listens beyond loopback without TLS unless the topology
 //! says `[security] insecure = true`; a node that failed a write or an fsync stops and is not started again by itself.
 
+mod parts;
 mod stop;
 
 use std::net::SocketAddr;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use tercet_proto::topology::{self, DiskSetting, Topology, is_loopback};
 use tercet_storage::disk::{DiskChoice, DiskError, open_directory};
-use tercet_storage::index::{Index, IndexError};
-use tercet_storage::{Finding, LogError, LogOptions, SegmentLog, Verdict};
+use tercet_storage::index::IndexError;
+use tercet_storage::{Finding, LogError, LogOptions, RecoveryReport, SegmentLog, StoreId, Verdict};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
@@ -22,7 +23,8 @@ use crate::admission::Admission;
 use crate::controller;
 use crate::descriptors::{Descriptors, TooFewDescriptors};
 use crate::groups::{Groups, Quarantine, Standing};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::parts::FoundLog;
+use crate::identity::{Drawn, Identity, IdentityError};
 use crate::node::{Node, now_us};
 use crate::placement::{Budget, Policy, Voter};
 use crate::proof::ProofFiles;
@@ -32,6 +34,8 @@ use crate::raft::network::transport::Transport;
 use crate::room::DiskRoom;
 use crate::rpc::serve::{client_services, peer_services};
 use crate::telemetry::{self, Metrics};
+
+pub use self::parts::{Opened, open_parts};
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -189,6 +193,7 @@ fn open_log(
     setting: DiskSetting,
     segment_mib: u32,
     groups: u32,
+    identity: &Identity,
 ) -> Result<(SegmentLog, String), ServerError> {
     let choice = match setting {
         DiskSetting::IoUring => DiskChoice::Uring,
@@ -200,9 +205,16 @@ fn open_log(
         source => ServerError::Disk { dir: dir.to_path_buf(), source },
     })?;
     let description = disk.description();
-    let options = LogOptions { segment_bytes: u64::from(segment_mib) << 20, ..LogOptions::default() };
-    let (log, report) = SegmentLog::open(disk, options)
-        .map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
+    let options = LogOptions {
+        segment_bytes: u64::from(segment_mib) << 20,
+        store: Some(identity.noted().store),
+        ..LogOptions::default()
+    };
+    let mut vet = |report: Option<&RecoveryReport>| identity.vet_log(report.map(FoundLog::of));
+    let (log, report) = SegmentLog::open_vetted(disk, options, &mut vet).map_err(|source| match source {
+        LogError::Refused(why) => ServerError::Identity(identity.damaged(why)),
+        source => ServerError::Log { dir: dir.to_path_buf(), source },
+    })?;
     let remarkable = |finding: &&Finding| finding.verdict != Verdict::EndOfLog;
     for finding in report.findings.iter().filter(remarkable) {
         tracing::warn!(dir = %dir.display(), segment = finding.segment, block = finding.block, verdict = %finding.verdict,
@@ -224,32 +236,6 @@ fn settle_groups(log: &SegmentLog, groups: u32) -> Result<(), LogError> {
     rx.recv().unwrap_or(Err(LogError::Closed))
 }
 
-/// What a data directory holds, opened.
-struct Opened {
-    log: SegmentLog,
-    index: Arc<Index>,
-    /// The disk in words.
-    disk: String,
-}
-
-/// Opens the index, and drops it when the log does not reach as far as it says (it can be rebuilt, the log cannot).
-fn open_index(dir: &Path, log: &SegmentLog, groups: u32) -> Result<Arc<Index>, ServerError> {
-    let path = dir.join("index");
-    let fail = |source| ServerError::Index { dir: dir.to_path_buf(), source };
-    let index = Arc::new(Index::open(&path).map_err(fail)?);
-    // Of a damaged group it is seen after the repair.
-    let fits = (0..groups).all(|group| log.is_damaged(group) || Group::index_fits(group, &index, log));
-    if fits {
-        return Ok(index);
-    }
-    tracing::warn!(dir = %path.display(), "the index does not fit the log: it is moved aside and rebuilt");
-    drop(index);
-    let aside = dir.join(format!("index.ahead-{}", now_us()));
-    std::fs::rename(&path, &aside)
-        .map_err(|error| ServerError::Services(format!("{}: {error}", path.display())))?;
-    Ok(Arc::new(Index::open(&path).map_err(fail)?))
-}
-
 impl Server {
     /// Starts a node and returns when it serves.
     ///
@@ -269,15 +255,11 @@ impl Server {
             &topology.cluster.name,
             entry.id,
             &name,
-            rand::random::<u64>() >> 1,
+            Drawn { incarnation: rand::random::<u64>() >> 1, store: StoreId(rand::random()) },
         )?);
-        let (groups, segment_mib) = (topology.cluster.groups, topology.storage.segment_mib);
+        let (parts_of, owner) = (topology.clone(), identity.clone());
         // Recovery reads the log; the runtime goes on meanwhile (`dev` has four other nodes on it).
-        let opened = tokio::task::spawn_blocking(move || {
-            let (log, disk) = open_log(&data_dir, disk, segment_mib, groups)?;
-            let index = open_index(&data_dir, &log, groups).inspect_err(|_| log.close())?;
-            Ok::<_, ServerError>(Opened { log, index, disk })
-        });
+        let opened = tokio::task::spawn_blocking(move || open_parts(&data_dir, disk, &parts_of, &owner));
         let opened = opened.await.map_err(|error| ServerError::Services(error.to_string()))??;
         let log = opened.log.clone();
         let (stopping, stop) = watch::channel(false);
@@ -389,7 +371,10 @@ async fn build_node(
         clock: Arc::new(now_us),
         cluster_name: topology.cluster.name.clone(),
         room: room.clone(),
-        proofs: Arc::new(ProofFiles(identity.dir().to_path_buf())),
+        proofs: Arc::new(ProofFiles {
+            dir: identity.dir().to_path_buf(),
+            incarnation: identity.incarnation(),
+        }),
     };
     let mut standings = Vec::new();
     let mut fresh = true;

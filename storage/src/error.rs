@@ -15,6 +15,9 @@ pub enum LogError {
     /// There is no room for another segment. Votes and reads go on; appends are accepted again when there is room.
     #[error("the disk is full: no room for another segment")]
     DiskFull,
+    /// Whoever opened the log has seen what is in it and does not go on with it; nothing has been changed.
+    #[error("{0}")]
+    Refused(String),
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,

@@ -30,6 +30,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use crate::types::StoreId;
+
 /// Memory that sled may use for pages, in bytes.
 const CACHE_BYTES: usize = 16 << 20;
 /// Entries of a sled leaf. Most values are blocks of some KiB, and a leaf is read and written as a whole.
@@ -137,9 +139,29 @@ impl Index {
         if !dir.exists() {
             return Err(first);
         }
-        let aside = move_aside(dir)?;
+        let aside = move_aside(dir, "damaged")?;
         tracing::warn!(error = %first, aside = %aside.display(), "the index cannot be opened: moved aside, starting empty");
         Ok(Index::over(open_sled(dir)?, dir, Some(aside)))
+    }
+
+    /// As [`Index::open`], of the log with this id. An index that does not say that it is this log's is moved aside
+    /// (`<name>.other-<n>`): whatever it says is of another life.
+    pub fn open_of(dir: &Path, store: StoreId) -> Result<Index, IndexError> {
+        let io = |error: std::io::Error| IndexError::Io { operation: "open", message: error.to_string() };
+        let mut other = None;
+        if !precheck::is_of(dir, store).map_err(io)? {
+            let aside = move_aside(dir, "other")?;
+            tracing::warn!(aside = %aside.display(), "the index is not this log's: moved aside, starting empty");
+            other = Some(aside);
+        }
+        precheck::note_store(dir, store).map_err(io)?;
+        let mut index = Index::open(dir)?;
+        if index.moved_aside.is_some() {
+            precheck::note_store(dir, store).map_err(io)?;
+        } else {
+            index.moved_aside = other;
+        }
+        Ok(index)
     }
 
     /// An index in memory: the simulation's.
@@ -157,7 +179,7 @@ impl Index {
         Index { store: Store::Sled(Box::new(store)), moved_aside }
     }
 
-    /// Where a damaged index was moved when this one was opened.
+    /// Where a damaged index, or another log's, was moved when this one was opened.
     pub fn moved_aside(&self) -> Option<&Path> {
         self.moved_aside.as_deref()
     }
@@ -378,19 +400,19 @@ fn open_sled(dir: &Path) -> Result<Db, IndexError> {
     }
 }
 
-/// Renames the directory to the first free `<name>.damaged-<n>`.
-fn move_aside(dir: &Path) -> Result<PathBuf, IndexError> {
-    let failed = |message: String| IndexError::Io { operation: "move the damaged index aside", message };
+/// Renames the directory to the first free `<name>.<why>-<n>`.
+fn move_aside(dir: &Path, why: &str) -> Result<PathBuf, IndexError> {
+    let failed = |message: String| IndexError::Io { operation: "move the index aside", message };
     let name =
         dir.file_name().ok_or_else(|| failed("it has no name".to_owned()))?.to_string_lossy().into_owned();
     for number in 1..10_000 {
-        let aside = dir.with_file_name(format!("{name}.damaged-{number}"));
+        let aside = dir.with_file_name(format!("{name}.{why}-{number}"));
         if !aside.exists() {
             std::fs::rename(dir, &aside).map_err(|error| failed(error.to_string()))?;
             return Ok(aside);
         }
     }
-    Err(failed("too many damaged ones are there already".to_owned()))
+    Err(failed("too many are there already".to_owned()))
 }
 
 /// Runs something of sled's and turns errors and panics into ours.

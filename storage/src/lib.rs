@@ -18,6 +18,6 @@ pub mod mutants;
 mod types;
 
 pub use error::LogError;
-pub use log::recover::{Cut, Finding, LostRecord, RecoveryReport, RotReason, Verdict};
+pub use log::recover::{Cut, Finding, LostRecord, RecoveryReport, RotReason, Verdict, Vet};
 pub use log::{Held, LogDriver, LogOptions, LogStats, ScrubFinding, ScrubProgress, Scrubber, SegmentLog};
 pub use types::{Done, GroupId, GroupState, LogPoint, LogRecord, StoreId};

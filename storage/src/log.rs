@@ -44,9 +44,9 @@ use crate::disk::{Disk, DiskError, Wait};
 use crate::error::LogError;
 use crate::format::{BLOCK_BYTES, NO_TERM, NUMBER_LIMIT};
 use crate::mutants;
-use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord};
+use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord, StoreId};
 use committer::Committer;
-use recover::RecoveryReport;
+use recover::{RecoveryReport, Vet};
 use shared::{Closing, QueuedEntry, Shared, State, VoteWork, Work};
 
 /// The largest vote.
@@ -83,7 +83,16 @@ struct Threads {
 impl SegmentLog {
     /// Recovers, then starts the committer thread.
     pub fn open(disk: Box<dyn Disk>, options: LogOptions) -> Result<(SegmentLog, RecoveryReport), LogError> {
-        let (shared, committer, report) = recover::open(disk, options)?;
+        SegmentLog::open_vetted(disk, options, &mut |_| Ok(()))
+    }
+
+    /// As [`SegmentLog::open`], but goes on only with what `vet` lets pass.
+    pub fn open_vetted(
+        disk: Box<dyn Disk>,
+        options: LogOptions,
+        vet: Vet<'_>,
+    ) -> Result<(SegmentLog, RecoveryReport), LogError> {
+        let (shared, committer, report) = recover::open(disk, options, vet)?;
         let cannot =
             |error: std::io::Error| LogError::Disk(DiskError::io("start a thread of", "the log", &error));
         let theirs = Arc::clone(&shared);
@@ -112,7 +121,7 @@ impl SegmentLog {
         disk: Box<dyn Disk>,
         options: LogOptions,
     ) -> Result<(SegmentLog, LogDriver, RecoveryReport), LogError> {
-        let (shared, committer, report) = recover::open(disk, options)?;
+        let (shared, committer, report) = recover::open(disk, options, &mut |_| Ok(()))?;
         let driver = LogDriver { shared: Arc::clone(&shared), committer };
         Ok((SegmentLog::over(shared, Threads::default()), driver, report))
     }
@@ -345,6 +354,16 @@ impl SegmentLog {
                 .then(|| u64::from(state.entry_room_blocks(&self.0.shared.options, 0)) * BLOCK_BYTES as u64),
             ..state.counters.stats()
         }
+    }
+
+    /// The number of the newest batch that is durable. It never goes back while the log is open.
+    pub fn durable_batch(&self) -> u64 {
+        self.0.shared.lock().durable_batch
+    }
+
+    /// The random number that tells this log from all others.
+    pub fn store(&self) -> StoreId {
+        self.0.shared.store
     }
 
     /// What the disk is, for a human.

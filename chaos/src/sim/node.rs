@@ -13,7 +13,7 @@ use tercet_node::groups::{Groups, Quarantine, Standing};
 use tercet_node::placement::Voter;
 use tercet_node::proof::ProofSink as _;
 use tercet_node::raft::codec::decode_vote;
-use tercet_node::raft::group::{Group, GroupParams};
+use tercet_node::raft::group::{Group, GroupParams, IndexFit};
 use tercet_node::raft::network::transport::Transport;
 use tercet_node::raft::runtime::Scope;
 use tercet_node::repair::{is_held_back, supervise};
@@ -247,8 +247,15 @@ impl SimNode {
         disk.recovered(durable.clone());
         let kept = state.proofs.kept(GROUP);
         self.common.witness.started(self.id, disk.clone(), &durable, &lost, kept.as_ref());
-        if !log.is_damaged(GROUP) && !Group::index_fits(GROUP, &state.index, &log) {
-            state.index = Arc::new(Index::in_memory());
+        if !log.is_damaged(GROUP) {
+            match Group::index_fit(GROUP, &state.index, &log) {
+                IndexFit::Fits(_) => {}
+                // As in the server: the log has lost what was flushed, and only rot that nobody can tell from a torn write may do that.
+                IndexFit::Ahead(applied) if state.rotten.is_none() => {
+                    return Err(fail(format!("the index is ahead of the log: applied through {applied}")));
+                }
+                IndexFit::Ahead(_) | IndexFit::Unreadable => state.index = Arc::new(Index::in_memory()),
+            }
         }
         let scope = Scope::new(seed);
         scope.spawn(drive(driver, disk.clone(), self.common.begun));

@@ -21,7 +21,8 @@ Exit codes:
   3   refused by the cluster; nothing was done
   4   outcome unknown: it may or may not have been done; running the same again is safe
   5   verification failed: a replica's chain, entries or balances are not what they must be
-  70  storage failed: the node stopped for good and must not be restarted before somebody has looked";
+  70  storage failed: the node stopped for good and must not be restarted before somebody has looked
+  78  the data directory is not whole or is another node's: starting again does not help before somebody has looked";
 
 /// What the process ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(crate) enum Exit {
     Verification,
     /// The node's storage failed.
     Storage,
+    /// The node's data directory is not whole, or another's.
+    Directory,
 }
 
 impl Exit {
@@ -53,6 +56,7 @@ impl Exit {
             Self::Unknown => 4,
             Self::Verification => 5,
             Self::Storage => 70,
+            Self::Directory => 78,
         }
     }
 }
@@ -169,6 +173,7 @@ mod tests {
             Exit::Unknown,
             Exit::Verification,
             Exit::Storage,
+            Exit::Directory,
         ];
         let listed: Vec<u8> = EXIT_CODES_HELP
             .lines()

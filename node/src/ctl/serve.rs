@@ -11,7 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::{Exit, Failure};
 use super::output::notice;
 use super::rebuild::show_rebuild;
-use crate::server::{Server, ServerConfig};
+use crate::identity::IdentityError;
+use crate::server::{Server, ServerConfig, ServerError};
 
 /// Arguments of `tercet serve`.
 #[derive(Debug, Args)]
@@ -20,7 +21,9 @@ Examples:
   tercet serve --topology topology.toml --node a1 --data-dir /var/lib/tercet/a1
 
 The node serves when it has said `tercet: node NAME serving clients on ADDRESS` on standard error. SIGINT or SIGTERM stop
-it cleanly: what it leads is handed over, callers are let finish for a second; a second signal stops it at once. Exit code 70 means that a write or flush failed: look at the disk before starting the node again.")]
+it cleanly: what it leads is handed over, callers are let finish for a second; a second signal stops it at once. Exit code 70
+means that a write or flush failed: look at the disk before starting the node again. Exit code 78 means that the data
+directory is not whole or is another node's: the message says what is missing and what to do.")]
 pub(crate) struct ServeArgs {
     /// The topology file.
     #[arg(long, value_name = "FILE")]
@@ -43,7 +46,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let topology = Topology::load(&args.topology)?;
     let disk = topology.storage.disk;
     let config = ServerConfig { topology, node: args.node, data_dir: args.data_dir, disk };
-    let server = Server::start(config).await.map_err(|error| Failure::failed(error.to_string()))?;
+    let server =
+        Server::start(config).await.map_err(|error| Failure::new(exit_of(&error), error.to_string()))?;
     notice(&format!("tercet: node {} serving clients on {}", server.node(), server.client_address()));
     notice(&format!("tercet: disk {}", server.disk_description()));
     let shown_then_idle = async {
@@ -76,6 +80,16 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
                 "node {node}: storage failed and the node stopped for good: {why}; do not restart it unseen"
             ),
         )),
+    }
+}
+
+/// What a start that fails ends with.
+fn exit_of(error: &ServerError) -> Exit {
+    match error {
+        ServerError::Identity(IdentityError::Damaged { .. } | IdentityError::Foreign { .. }) => {
+            Exit::Directory
+        }
+        _ => Exit::Failed,
     }
 }
 

@@ -120,6 +120,17 @@ pub enum GroupError {
     },
 }
 
+/// How an index stands to its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexFit {
+    /// The log holds what was applied last: up to this index.
+    Fits(u64),
+    /// It is not: the index was applied up to here, from a log that had flushed it.
+    Ahead(u64),
+    /// The index cannot be read.
+    Unreadable,
+}
+
 /// A running group.
 pub struct Group {
     params: GroupParams,
@@ -177,14 +188,17 @@ fn config(params: &GroupParams) -> Config {
 }
 
 impl Group {
-    /// Whether the log holds the entry that the index says was applied last. An index that is ahead of its log would hide
-    /// that entries are missing; it is dropped and rebuilt.
+    /// Whether the log holds the entry that the index says was applied last. An index that cannot be read is rebuilt; one that
+    /// is ahead of its log says that the log has lost something, since no checkpoint passes what is flushed.
     #[must_use]
-    pub fn index_fits(group: u32, index: &Arc<Index>, log: &SegmentLog) -> bool {
-        let Ok(ledger) = Ledger::restore(group, Arc::new(SledKeys(index.clone()))) else { return false };
-        let Some((term, applied)) = ledger.applied() else { return true };
-        log.state(group).purged.is_some_and(|purged| purged.index >= applied)
-            || log.point(group, applied).is_some_and(|point| point.term == term)
+    pub fn index_fit(group: u32, index: &Arc<Index>, log: &SegmentLog) -> IndexFit {
+        let Ok(ledger) = Ledger::restore(group, Arc::new(SledKeys(index.clone()))) else {
+            return IndexFit::Unreadable;
+        };
+        let Some((term, applied)) = ledger.applied() else { return IndexFit::Fits(0) };
+        let is_held = log.state(group).purged.is_some_and(|purged| purged.index >= applied)
+            || log.point(group, applied).is_some_and(|point| point.term == term);
+        if is_held { IndexFit::Fits(applied) } else { IndexFit::Ahead(applied) }
     }
 
     /// Restores the group's state and starts Raft.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::host::{Host, is_held_back};
 use crate::groups::Standing;
-use crate::raft::group::Group;
+use crate::raft::group::{Group, IndexFit};
 
 /// How long a leader with rot may take to hand over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -68,12 +68,21 @@ async fn bring_back<H: Host>(node: &Arc<H>, group: u32) -> bool {
         }
     };
     let log = &node.params().log;
-    if !Group::index_fits(group, &node.params().index, log) {
-        let why = format!(
-            "the index of group {group} does not fit the repaired log; it is rebuilt at the next start"
-        );
-        node.fail(why);
-        return false;
+    match Group::index_fit(group, &node.params().index, log) {
+        IndexFit::Fits(_) => {}
+        IndexFit::Unreadable => {
+            let why = format!("the index of group {group} cannot be read; it is rebuilt at the next start");
+            node.fail(why);
+            return false;
+        }
+        IndexFit::Ahead(applied) => {
+            let name = node.name();
+            node.fail(format!(
+                "the repaired log of group {group} has lost entries: the index was applied through entry {applied}; let the \
+                 others take the node for lost with `tercet member replace {name}`"
+            ));
+            return false;
+        }
     }
     match Group::start(node.params_of(group)).await {
         Ok(running) => {

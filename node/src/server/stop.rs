@@ -58,8 +58,15 @@ impl Server {
         join_all(groups.iter().map(|group| group.shutdown())).await;
         drop(groups);
         let log = self.node.log.clone();
-        if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
-            tracing::error!("the log did not close");
+        let identity = self.node.identity.clone();
+        let closing = tokio::task::spawn_blocking(move || {
+            log.close();
+            identity.note_batch(log.durable_batch())
+        });
+        match closing.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "NODE does not say how far the log has come"),
+            Err(_) => tracing::error!("the log did not close"),
         }
         Stopped { node: self.node }
     }

@@ -19,10 +19,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::types::StoreId;
+
 const SIZE_BYTES: usize = 8;
 const SUM_BYTES: usize = 4;
 /// The note's name in the index's directory, where sled overlooks it.
 const NOTE: &str = "committed";
+/// The name of the note that says of which log the index is.
+const OWNER: &str = "store";
 const NOTE_BYTES: usize = 16;
 
 /// Notes how far the newest log of metadata reaches. To be called when a flush has made all of it durable.
@@ -35,6 +39,35 @@ pub(super) fn note_committed(dir: &Path) -> std::io::Result<()> {
     let unfinished = dir.join(format!("{NOTE}.new"));
     std::fs::write(&unfinished, note)?;
     std::fs::rename(unfinished, dir.join(NOTE))
+}
+
+/// Whether the index in a directory, if there is one, says that it is of this log. An empty directory is nobody's.
+pub(super) fn is_of(dir: &Path, store: StoreId) -> std::io::Result<bool> {
+    match std::fs::read_to_string(dir.join(OWNER)) {
+        Ok(text) => return Ok(StoreId::parse(text.trim()) == Some(store)),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(false),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(_) => {}
+    }
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says in an index's directory, made if it is missing, of which log it is. Comes before anything of sled's.
+pub(super) fn note_store(dir: &Path, store: StoreId) -> std::io::Result<()> {
+    let path = dir.join(OWNER);
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(dir)?;
+    let unfinished = dir.join(format!("{OWNER}.new"));
+    std::fs::write(&unfinished, format!("{store}\n"))?;
+    std::fs::File::open(&unfinished)?.sync_all()?;
+    std::fs::rename(unfinished, path)?;
+    std::fs::File::open(dir)?.sync_all()
 }
 
 /// The log and the length that were noted, if that can be read.

@@ -348,6 +348,7 @@ impl Committer {
             {
                 any = true;
                 self.durable = batch.number;
+                state.durable_batch = batch.number;
                 self.allowed = batch.window;
                 self.durable_oldest = batch.oldest;
                 for group in &batch.groups {

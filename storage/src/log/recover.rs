@@ -239,15 +239,21 @@ fn parse_note(content: &[u8]) -> Option<StoreId> {
     StoreId::parse(std::str::from_utf8(content).ok()?.trim())
 }
 
-/// Recovers, repairs what needs no peer, and prepares the committer. Steps the log itself until every vote is in two
+/// Decides, by what recovery has found and before anything is changed, whether the log may be gone on with; `None` = there is
+/// no store yet. What it says against it is [`LogError::Refused`].
+pub type Vet<'a> = &'a mut dyn FnMut(Option<&RecoveryReport>) -> Result<(), String>;
+
+/// Recovers, asks `vet`, repairs what needs no peer, and prepares the committer. Steps the log itself until every vote is in two
 /// places again and, after a cut, the new segment is durable.
 pub(crate) fn open(
     disk: Box<dyn Disk>,
     options: LogOptions,
+    vet: Vet<'_>,
 ) -> Result<(Arc<Shared>, Committer, RecoveryReport), LogError> {
     options.validate()?;
     let disk: Arc<dyn Disk> = Arc::from(disk);
     let found = read(&*disk, &options, &mut |_, _, _| {})?;
+    vet(found.as_ref().map(|(store, walked)| walked.report(*store)).as_ref()).map_err(LogError::Refused)?;
     let (store, walked, is_new) = match found {
         Some((store, walked)) => (store, walked, false),
         None => {
@@ -328,6 +334,7 @@ fn start(
     let segments = Segments { live, void, spare: walked.spare, full: false, room_blocks: blocks - block };
     let mut state = State::new(walked.groups, segments);
     state.doubt = walked.doubt;
+    state.durable_batch = walked.last_number;
     state.queue.extend(to_state);
     state.votes = votes;
     let shared = Arc::new(Shared {

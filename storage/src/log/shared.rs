@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) segments: Segments,
     /// Batches lost with their tables since every group was last named.
     pub(crate) doubt: u64,
+    /// Number of the newest durable batch.
+    pub(crate) durable_batch: u64,
     pub(crate) failure: Option<LogError>,
     pub(crate) closing: Closing,
     pub(crate) counters: Counters,
@@ -234,6 +236,7 @@ impl State {
             is_resting: false,
             segments,
             doubt: 0,
+            durable_batch: 0,
             failure: None,
             closing: Closing::No,
             counters: Counters::new(),
