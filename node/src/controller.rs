@@ -40,12 +40,7 @@ const FORMING_PAUSE: Duration = Duration::from_millis(20);
 /// Starts the controller's tasks; they end when the node stops.
 pub fn start(node: &Arc<Node>) {
     let tasks: [futures::future::BoxFuture<'static, ()>; 7] = [
-        Box::pin(watch_disk(
-            node.room.clone(),
-            node.log.clone(),
-            node.identity.dir().to_path_buf(),
-            node.topology.limits.disk_reserve_bytes,
-        )),
+        Box::pin(watch_disk(node.clone())),
         Box::pin(scrub(node.clone(), node.topology.storage.scrub_mib_per_second)),
         Box::pin(take_part(node.clone())),
         Box::pin(keep_registry(node.clone())),
@@ -248,6 +243,7 @@ pub async fn forget_incarnation(node: &Node, id: u64) -> Result<(), Refusal> {
     match node.group_zero()?.propose(Arc::new(prepared)).await {
         Proposed::Done { .. } => Ok(()),
         Proposed::NotLeader(_) => Err(Refusal::new(Reason::NoLeader, "", "leadership has just moved")),
+        Proposed::Refused(refusal) => Err(refusal),
         Proposed::Unknown(why) => Err(Refusal::new(Reason::OutcomeUnknown, "", why)),
     }
 }
@@ -261,6 +257,7 @@ async fn propose(node: &Node, command: Command) {
     match zero.propose(prepared).await {
         Proposed::Done { .. } => {}
         Proposed::NotLeader(_) => tracing::debug!(?command, "not the leader any more"),
+        Proposed::Refused(refusal) => tracing::debug!(?command, %refusal, "not proposed"),
         Proposed::Unknown(why) => tracing::debug!(?command, why, "outcome unknown; looked at again"),
     }
 }

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`identity`], [`server`], [`node`], [`groups`] | a data directory's owner; wiring a node; what its services share |
 //! | [`rpc`] | gRPC services, statuses, forwarding |
-//! | [`admission`], [`room`], [`descriptors`] | bounded work; a disk that is nearly full; how many files may be open |
+//! | [`admission`], [`descriptors`] | bounded work; how many files may be open |
+//! | [`room`], [`ballast`] | a disk that is nearly full or stands still; room for a start on a full one |
 //! | [`raft`] | openraft over the segment log, the network, the proposer and the placement gate |
 //! | [`ledger`] | journals, keys, hashes, balances: pure |
 //! | [`placement`] | durability classes: pure |
@@ -17,6 +18,7 @@
 //! | [`loopback`], [`relay`] | addresses and delayed links for clusters on one machine: tests, benchmarks, chaos |
 
 pub mod admission;
+pub mod ballast;
 pub mod controller;
 pub mod ctl;
 pub mod descriptors;

@@ -148,8 +148,15 @@ impl Node {
         if let Some(failure) = &*self.failure.borrow() {
             warnings.push(failure.clone());
         }
-        if let Some(why) = self.room.why_tight() {
+        let disk = self.room.state();
+        if let Some(why) = &disk.tight {
             warnings.push(format!("appends are refused (DISK_FULL): {why}"));
+        }
+        if let Some(still) = disk.still {
+            warnings.push(format!(
+                "its disk stands still: no write has finished for {} ms; it takes no entries and hands leadership over",
+                still.as_millis()
+            ));
         }
         let scrubbed = self.scrubbed.borrow().clone();
         if let Some(last) = &scrubbed.last_finding {
@@ -184,6 +191,10 @@ impl Node {
             resident_bytes: resident_bytes(),
             data_dir: self.identity.dir().display().to_string(),
             warnings,
+            disk_stalled_ms: disk
+                .still
+                .map_or(0, |still| u64::try_from(still.as_millis()).unwrap_or(u64::MAX)),
+            unflushed_bytes: self.log.unfinished_bytes(),
         }
     }
 

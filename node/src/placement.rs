@@ -42,7 +42,7 @@ pub use contact::{ContactWatch, Told};
 pub use electorate::Electorate;
 pub use exposure::{Exposure, Missing, Now, exposure};
 pub use lag::Lag;
-pub use leadership::{Candidate, LeadershipPolicy, better_leader};
+pub use leadership::{Candidate, LeadershipPolicy, better_leader, refuge};
 pub use membership::{Weaker, held_in_its_site_without, keeps_placement};
 pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;

@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::admission::Admission;
+use crate::ballast;
 use crate::controller;
 use crate::descriptors::{Descriptors, TooFewDescriptors};
 use crate::groups::{Groups, Quarantine, Standing};
@@ -31,7 +32,7 @@ use crate::proof::ProofFiles;
 use crate::raft::group::{Group, GroupError, GroupParams};
 use crate::raft::network::peers::{BadAddress, Peers};
 use crate::raft::network::transport::Transport;
-use crate::room::DiskRoom;
+use crate::room::{DiskRoom, free_bytes};
 use crate::rpc::serve::{client_services, peer_services};
 use crate::telemetry::{self, Metrics};
 
@@ -188,11 +189,21 @@ impl Listeners {
     }
 }
 
+/// A start on a disk without a free byte lives from the ballast.
+fn make_room(dir: &Path) {
+    match ballast::give_up(dir, free_bytes(dir)) {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::warn!(dir = %dir.display(), "the disk is full: the ballast is given up for this start")
+        }
+        Err(error) => tracing::warn!(dir = %dir.display(), %error, "the ballast cannot be removed"),
+    }
+}
+
 fn open_log(
     dir: &Path,
     setting: DiskSetting,
-    segment_mib: u32,
-    groups: u32,
+    topology: &Topology,
     identity: &Identity,
 ) -> Result<(SegmentLog, String), ServerError> {
     let choice = match setting {
@@ -206,7 +217,9 @@ fn open_log(
     })?;
     let description = disk.description();
     let options = LogOptions {
-        segment_bytes: u64::from(segment_mib) << 20,
+        segment_bytes: u64::from(topology.storage.segment_mib) << 20,
+        // The index, which may only grow while so much is free, gets half of the reserve.
+        keep_free_bytes: topology.limits.disk_reserve_bytes / 2,
         store: Some(identity.noted().store),
         ..LogOptions::default()
     };
@@ -221,7 +234,8 @@ fn open_log(
             detail = finding.detail, "the log");
     }
     // A lost batch may have held any group's records, even those of a group that nothing else in the log names.
-    settle_groups(&log, groups).map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
+    settle_groups(&log, topology.cluster.groups)
+        .map_err(|source| ServerError::Log { dir: dir.to_path_buf(), source })?;
     Ok((log, description))
 }
 
@@ -250,6 +264,7 @@ impl Server {
         })?;
         let descriptors = Descriptors::claim()?;
         let listeners = Listeners::bind(&entry, topology.security.insecure).await?;
+        make_room(&data_dir);
         let identity = Arc::new(Identity::open(
             &data_dir,
             &topology.cluster.name,

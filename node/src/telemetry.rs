@@ -103,7 +103,10 @@ impl Metrics {
         set("written_bytes", stats.written_bytes);
         set("fsyncs", stats.fsyncs);
         set("segments", stats.segments);
-        set("disk_full", u64::from(node.room.is_tight()));
+        let disk = node.room.state();
+        set("disk_full", u64::from(disk.tight.is_some()));
+        set("stalled_ms", disk.still.map_or(0, |still| u64::try_from(still.as_millis()).unwrap_or(u64::MAX)));
+        set("unflushed_bytes", stats.unfinished_bytes);
         let scrubbed = node.scrubbed.borrow().clone();
         set("scrubbed_bytes", scrubbed.bytes);
         set("scrub_rounds", scrubbed.rounds);

@@ -4,7 +4,9 @@
 #[path = "common/support.rs"]
 mod support;
 
-use support::{Cluster, create_journal, payment, request, wait_for};
+use std::time::Duration;
+
+use support::{Cluster, PATIENCE, create_journal, payment, request, wait_for};
 use tercet_proto::topology::{GroupSettings, Topology};
 use tercet_proto::v1;
 
@@ -88,5 +90,43 @@ async fn what_only_the_remote_holds_is_kept_and_the_leader_ends_in_b() {
     assert_eq!(entry.entry_hash, acknowledged.receipts[0].entry_hash);
     let next = cluster.client().append(request(vec![payment("next", 6)])).await.expect("an append");
     assert_eq!(next.receipts[0].seq, acknowledged.receipts[0].seq + 1);
+    cluster.stop().await;
+}
+
+/// Issue 15, row 18: a leader whose disk was frozen went on leading for minutes, with everything that it took in memory and no warning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_stands_still_hands_over_and_comes_back_when_it_moves() {
+    let cluster = Cluster::start_with(soon()).await;
+    let first = led_from(&cluster, 0, 'a').await;
+    let client = cluster.client();
+    create_journal(&client).await;
+    let mut events = client.watch_events(&cluster.endpoint(&first)).await.expect("events");
+    let stall = |still: Option<Duration>| {
+        ["a1", "a2"].into_iter().for_each(|name| cluster.servers[name].disk_room().assume_still(still));
+    };
+    stall(Some(Duration::from_secs(3)));
+    let second = led_from(&cluster, 0, 'b').await;
+    let mut awaited = vec!["disk_stalled", "leader_moving"];
+    while !awaited.is_empty() {
+        let event = tokio::time::timeout(PATIENCE, events.message()).await.expect("in time");
+        let event = event.expect("a stream").expect("an event");
+        awaited.retain(|awaited| *awaited != event.kind);
+    }
+    let status = cluster.status_of(&first).await.expect("a status");
+    assert_eq!(status.disk_stalled_ms, 3_000);
+    assert!(status.warnings.iter().any(|warning| warning.contains("stands still")), "{:?}", status.warnings);
+    // Appends go on, through the stalled node as well, and nobody counts on it.
+    client.append(request(vec![payment("other", 5)])).await.expect("an append");
+    cluster.client_of(&first).append(request(vec![payment("through", 5)])).await.expect("forwarded");
+    wait_for("the leader knows whose disks stand still", || async {
+        let status = cluster.status_of(&second).await?;
+        let replicas = &status.groups.first()?.replicas;
+        let still = replicas.iter().filter(|replica| replica.takes_no_entries.contains("stands still"));
+        (still.count() == 2).then_some(())
+    })
+    .await;
+    stall(None);
+    led_from(&cluster, 0, 'a').await;
+    client.append(request(vec![payment("after", 5)])).await.expect("an append");
     cluster.stop().await;
 }

@@ -166,6 +166,8 @@ reasons! {
         "The node holds as many requests or bytes as it may; nothing was proposed.";
     DiskFull "DISK_FULL" ResourceExhausted Definite SameRequest
         "The leader's disk is nearly full; nothing was proposed. Reads go on.";
+    DiskStalled "DISK_STALLED" Unavailable Definite SameRequest
+        "The leader's disk finishes no write; nothing was proposed. Leadership moves to a node whose disk does.";
     Recovering "RECOVERING" Unavailable Definite SameRequest
         "The node has not finished its start, repairs the damaged group, or the cluster is being formed; nothing was proposed.";
     ShuttingDown "SHUTTING_DOWN" Unavailable Definite SameRequest

@@ -42,7 +42,7 @@ pub use stats::LogStats;
 
 use crate::disk::{Disk, DiskError, Wait};
 use crate::error::LogError;
-use crate::format::{BLOCK_BYTES, NO_TERM, NUMBER_LIMIT};
+use crate::format::{NO_TERM, NUMBER_LIMIT};
 use crate::mutants;
 use crate::types::{Done, GroupId, GroupState, LogPoint, LogRecord, StoreId};
 use committer::Committer;
@@ -208,6 +208,7 @@ impl SegmentLog {
                 state.push_entry(group, entry.record.clone(), entry.crc);
             }
             state.queue.push_back(Work::Entries { group, entries, done: Some(done) });
+            shared.tell(&state);
             state.pushed()
         };
         shared.wake(asleep);
@@ -285,6 +286,7 @@ impl SegmentLog {
                 log.truncate(last_kept)
             });
             state.queue.push_back(Work::Truncate { group, kept: last_kept, released, dones });
+            self.0.shared.tell(&state);
         }
         self.0.shared.kick();
         Ok(())
@@ -347,11 +349,10 @@ impl SegmentLog {
             segments: state.segments.live.len() as u64,
             cached_bytes: state.cached_bytes() as u64,
             queued_bytes: state.queued_bytes as u64,
+            unfinished_bytes: state.unfinished_bytes(),
+            waits_for_disk: state.waits_for_disk(),
             disk_full: self.0.shared.admits(&state, 1, 0).is_err(),
-            last_segment_room_bytes: state
-                .segments
-                .is_last()
-                .then(|| u64::from(state.entry_room_blocks(&self.0.shared.options, 0)) * BLOCK_BYTES as u64),
+            last_segment_room_bytes: state.last_room_bytes(&self.0.shared.options),
             ..state.counters.stats()
         }
     }
@@ -364,6 +365,23 @@ impl SegmentLog {
     /// The random number that tells this log from all others.
     pub fn store(&self) -> StoreId {
         self.0.shared.store
+    }
+
+    /// Payload bytes that have been handed in and are not durable. Takes no lock.
+    pub fn unfinished_bytes(&self) -> u64 {
+        self.0.shared.unfinished_bytes()
+    }
+
+    /// Room for entries beyond those that wait, where the present segment is the last; `None` = there is no such bound. Takes no
+    /// lock.
+    pub fn last_room_bytes(&self) -> Option<u64> {
+        self.0.shared.last_room_bytes()
+    }
+
+    /// Whether an append of so many entries would be taken now, and not refused with [`LogError::DiskFull`].
+    pub fn admits(&self, records: usize, bytes: usize) -> bool {
+        let shared = &self.0.shared;
+        shared.admits(&shared.lock(), records, bytes).is_ok()
     }
 
     /// What the disk is, for a human.

@@ -216,6 +216,7 @@ async fn append_here(group: &Arc<Group>, witness: &Witness, request: &v1::Append
             unknown("an outcome of another kind")
         }
         Proposed::NotLeader(_) => return Local::NotLeader,
+        Proposed::Refused(refusal) => refusal_outcome(&refusal),
         Proposed::Unknown(why) => unknown(why),
     })
 }

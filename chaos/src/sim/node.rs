@@ -270,7 +270,7 @@ impl SimNode {
         scope.spawn(async move {
             loop {
                 use tercet_storage::disk::Disk as _;
-                watched.look(&log, disk.free_bytes(), 0);
+                watched.look(&log, disk.free_bytes(), 0, Instant::now());
                 tokio::time::sleep(LOOK).await;
             }
         });

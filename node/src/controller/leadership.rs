@@ -3,6 +3,9 @@
 //! What to do is [`LeadershipPolicy`]'s; here are its clock and its hands. Before leadership moves, the node that shall have it
 //! is asked whom it reaches: one that sees less of the cluster than the leader does would lose leadership again at once.
 //!
+//! A leader whose disk stands still goes at once (decision 0042): nothing that it proposes can become durable here, and what waits
+//! is bounded. As long as it does, it is fit for nothing (`Group::candidates` of whoever leads), and then it has to be steady anew.
+//!
 //! Invariant: only the leader moves leadership, and only to a node that has just answered.
 
 use std::collections::BTreeSet;
@@ -13,7 +16,7 @@ use tercet_proto::v1;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::node::Node;
-use crate::placement::{Candidate, LeadershipPolicy};
+use crate::placement::{Candidate, LeadershipPolicy, refuge};
 use crate::raft::group::Group;
 
 /// Between two looks at the voters.
@@ -82,17 +85,16 @@ impl Keeper {
     }
 
     async fn look(&mut self, group: &Group) {
+        if let Some(still) = self.node.room.stands_still() {
+            return self.leave(group, still).await;
+        }
         let node = self.node.clone();
         if *node.leaving.borrow() {
             // It gives leadership away as a whole.
             return;
         }
         let own = node.identity.node_id();
-        let rank = |id| {
-            let zone = node.topology.node_by_id(id).map_or("", |entry| entry.zone.as_str());
-            node.topology.leader_rank(group.id(), zone)
-        };
-        let candidates = group.candidates(rank);
+        let candidates = self.candidates(group);
         let Some(to) = self.policy.look(self.origin.elapsed(), own, &candidates) else { return };
         if let Err(refusal) = group.may_transfer(to) {
             tracing::debug!(to, %refusal, "leadership does not move yet");
@@ -112,6 +114,26 @@ impl Keeper {
         if let Err(refusal) = group.transfer_leader(to, TRANSFER_TIMEOUT).await {
             self.policy.transfer_failed(self.origin.elapsed());
             node.event(group.id(), "leader_not_moved", format!("{name} does not lead: {refusal}"));
+        }
+    }
+
+    fn candidates(&self, group: &Group) -> Vec<Candidate> {
+        let topology = &self.node.topology;
+        group.candidates(|id| {
+            let zone = topology.node_by_id(id).map_or("", |entry| entry.zone.as_str());
+            topology.leader_rank(group.id(), zone)
+        })
+    }
+
+    /// This node's disk stands still: whoever is best fit leads from now on. It has to be nobody's choice for good: its disk may
+    /// move again while all others are gone. Until somebody is fit this node goes on, with what it takes bounded.
+    async fn leave(&mut self, group: &Group, still: Duration) {
+        let Some(to) = refuge(self.node.identity.node_id(), &self.candidates(group)) else { return };
+        let name = self.node.name_of(to);
+        let why = format!("no write of this node's disk has finished for {} ms", still.as_millis());
+        self.node.event(group.id(), "leader_moving", format!("leadership goes to {name}: {why}"));
+        if let Err(refusal) = group.transfer_leader(to, TRANSFER_TIMEOUT).await {
+            self.node.event(group.id(), "leader_not_moved", format!("{name} does not lead: {refusal}"));
         }
     }
 

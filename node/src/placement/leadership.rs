@@ -25,7 +25,7 @@ pub struct Candidate {
     pub node_id: u64,
     /// Its zone's rank in this group; 1 is the most preferred.
     pub preference: u32,
-    /// It is up and caught up.
+    /// It is up, caught up, and takes entries.
     pub fit: bool,
 }
 
@@ -36,6 +36,16 @@ pub fn better_leader(leader: u64, candidates: &[Candidate]) -> Option<u64> {
     candidates
         .iter()
         .filter(|candidate| candidate.fit && candidate.preference < now.preference)
+        .min_by_key(|candidate| (candidate.preference, candidate.node_id))
+        .map(|candidate| candidate.node_id)
+}
+
+/// Whom a leader that has to go gives leadership to: the most preferred voter that is fit, itself left out.
+#[must_use]
+pub fn refuge(leader: u64, candidates: &[Candidate]) -> Option<u64> {
+    candidates
+        .iter()
+        .filter(|candidate| candidate.fit && candidate.node_id != leader)
         .min_by_key(|candidate| (candidate.preference, candidate.node_id))
         .map(|candidate| candidate.node_id)
 }

@@ -250,8 +250,7 @@ impl Group {
         let raft = Raft::new(params.node_id, config, network, store.clone(), machine)
             .await
             .map_err(|error| raft_error(error.to_string()))?;
-        let proposer =
-            Proposer::start(params.node_id, raft.clone(), state.clone(), gate.clone(), params.clock.clone());
+        let proposer = Proposer::start(&params, raft.clone(), state.clone(), gate.clone());
         let leadership = watch::Sender::new(Leadership::default());
         let proofs = params.proofs.clone();
         let this = Arc::new(Self {
@@ -305,12 +304,12 @@ impl Group {
         self.proposer.propose(command).await
     }
 
-    /// Whether a command can be proposed: there is room on this node's disk, and its class can be reached now.
+    /// Whether a command can be proposed: this node's disk takes it, and its class can be reached now.
     ///
     /// # Errors
-    /// DISK_FULL; PLACEMENT_UNREACHABLE, with what is missing.
+    /// DISK_FULL, DISK_STALLED, OVERLOADED; PLACEMENT_UNREACHABLE, with what is missing.
     pub fn ensure_appendable(&self, command: &PreparedCommand) -> Result<(), Refusal> {
-        self.params.room.ensure()?;
+        self.params.room.ensure(&self.params.log)?;
         let class = self.state.ledger().class_of(command);
         self.ensure_reachable(class)
     }

@@ -36,6 +36,7 @@ use tercet_proto::v1;
 use tercet_storage::SegmentLog;
 
 use self::exchange::exchange;
+pub use self::exchange::payload_bytes;
 use self::link::{AppendLink, LinkError};
 use self::transport::Transport;
 use self::voted::Votes;

@@ -12,14 +12,18 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
 use openraft::impls::ProgressResponder;
+use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
+use tercet_storage::SegmentLog;
 use tokio::sync::{mpsc, oneshot};
 
 use super::gate::{Gate, Release};
+use super::group::GroupParams;
 use super::state_machine::GroupState;
 use super::types::{Applied, Proposal, Raft, TypeConfig, term_of};
 use crate::ledger::{Outcome, PreparedCommand, ProposalBuilder, ProposalHeader};
 use crate::placement::Class;
+use crate::room::DiskRoom;
 
 /// A proposal is closed when it holds this many bytes.
 const PROPOSAL_BYTES_MAX: usize = 1 << 20;
@@ -44,6 +48,8 @@ pub enum Proposed {
     },
     /// Not proposed: this node does not lead; perhaps that one does.
     NotLeader(Option<u64>),
+    /// Not proposed: this node's disk did not take it any more when its turn came.
+    Refused(Refusal),
     /// Proposed, but whether it took effect is not known here.
     Unknown(String),
 }
@@ -90,10 +96,13 @@ impl Drop for InFlight {
 impl Proposer {
     /// Starts the proposer of a group; its task ends with the last handle.
     #[must_use]
-    pub fn start(node_id: u64, raft: Raft, state: Arc<GroupState>, gate: Arc<Gate>, clock: Clock) -> Self {
+    pub fn start(params: &GroupParams, raft: Raft, state: Arc<GroupState>, gate: Arc<Gate>) -> Self {
         let (requests, queue) = mpsc::unbounded_channel();
+        let (node_id, clock) = (params.node_id, params.clock.clone());
+        let (log, room) = (params.log.clone(), params.room.clone());
         let load = Arc::<Load>::default();
-        super::runtime::spawn(Task { node_id, raft, state, gate, clock, load: load.clone() }.run(queue));
+        let task = Task { node_id, raft, state, gate, clock, log, room, load: load.clone() };
+        super::runtime::spawn(task.run(queue));
         Self { requests, load }
     }
 
@@ -127,6 +136,8 @@ struct Task {
     gate: Arc<Gate>,
     clock: Clock,
     load: Arc<Load>,
+    log: SegmentLog,
+    room: Arc<DiskRoom>,
 }
 
 impl Task {
@@ -165,9 +176,19 @@ impl Task {
         });
         let mut requests = Vec::new();
         let mut next = Some(first);
+        // More may wait here than the last of the disk has room for. The cluster's own records live from what clients leave.
+        let refusal = self.room.ensure(&self.log).err();
         while let Some(request) = next {
-            builder.push_prepared(&request.command);
-            requests.push(request);
+            match &refusal {
+                // A client that has gone does not hear of it.
+                Some(why) if request.command.journal().is_some() => {
+                    drop(request.reply.send(Proposed::Refused(why.clone())));
+                }
+                _ => {
+                    builder.push_prepared(&request.command);
+                    requests.push(request);
+                }
+            }
             next = if builder.len_bytes() < PROPOSAL_BYTES_MAX { queue.try_recv().ok() } else { None };
         }
         let proposal = Proposal(builder.finish());
@@ -182,6 +203,9 @@ impl Task {
         let in_flight = InFlight(self.load.clone());
         async move {
             let _in_flight = in_flight;
+            if requests.is_empty() {
+                return;
+            }
             let answer_all = |requests: Vec<Request>, with: &dyn Fn() -> Proposed| {
                 // A client that has gone does not hear of it.
                 requests.into_iter().for_each(|request| drop(request.reply.send(with())));

@@ -95,6 +95,7 @@ fn not_done<T>(proposed: Proposed) -> Local<T> {
             format!("an outcome of another kind: {outcome:?}"),
         )),
         Proposed::NotLeader(_) => Local::NotLeader,
+        Proposed::Refused(refusal) => Local::Refused(refusal),
         Proposed::Unknown(why) => Local::Refused(Refusal::new(
             Reason::OutcomeUnknown,
             "",

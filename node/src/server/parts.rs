@@ -87,7 +87,7 @@ pub fn open_parts(
     identity: &Identity,
 ) -> Result<Opened, ServerError> {
     let groups = topology.cluster.groups;
-    let (log, disk) = open_log(dir, disk, topology.storage.segment_mib, groups, identity)?;
+    let (log, disk) = open_log(dir, disk, topology, identity)?;
     let index = open_beside(dir, &log, groups, identity).inspect_err(|_| log.close())?;
     Ok(Opened { log, index, disk })
 }

@@ -122,7 +122,28 @@ impl Directory {
         match result {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => Ok(false),
-            Err(error) => Err(DiskError::io("write", show(&probe), &error)),
+            Err(error) => match DiskError::io("write", show(&probe), &error) {
+                // A log that is there can be asked as well.
+                full @ DiskError::Full { .. } => self.reads_directly()?.ok_or(full),
+                other => Err(other),
+            },
+        }
+    }
+
+    /// Asks a segment for direct I/O, where there is one: a full disk has no block for a probe.
+    fn reads_directly(&self) -> Result<Option<bool>, DiskError> {
+        let Some(segment) = self.segments()?.first().copied() else { return Ok(None) };
+        let path = self.segment_path(segment.number);
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(OFlags::DIRECT.bits().cast_signed());
+        let mut block = AlignedBuffer::with_capacity(super::BLOCK_BYTES);
+        block.set_len(super::BLOCK_BYTES);
+        match options.open(&path).and_then(|file| file.read_at(block.as_mut_slice(), 0)) {
+            Ok(_) => Ok(Some(true)),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                Ok(Some(false))
+            }
+            Err(error) => Err(DiskError::io("read", show(&path), &error)),
         }
     }
 

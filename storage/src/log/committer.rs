@@ -347,6 +347,8 @@ impl Committer {
                 && let Some(batch) = self.in_flight.pop_front()
             {
                 any = true;
+                state.in_flight_batches = state.in_flight_batches.saturating_sub(1);
+                state.in_flight_bytes = state.in_flight_bytes.saturating_sub(batch.payload_bytes);
                 self.durable = batch.number;
                 state.durable_batch = batch.number;
                 self.allowed = batch.window;
@@ -373,6 +375,7 @@ impl Committer {
             }
             state.shrink_cache(shared.options.cache_bytes);
             self.drop_old_segments(&mut state);
+            shared.tell(&state);
         }
         self.last_activity_us = now_us;
         for done in dones {

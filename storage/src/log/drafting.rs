@@ -52,6 +52,9 @@ impl Committer {
         self.place_entries(state, draft);
         self.remember(state, draft);
         state.segments.room_blocks = room - draft.blocks_with(0, 0);
+        state.in_flight_batches += 1;
+        state.in_flight_bytes += draft.payload_bytes as u64;
+        self.shared.tell(state);
         let announced = self.announced_window(state);
         Next::Batch(self.header(draft, announced, oldest))
     }

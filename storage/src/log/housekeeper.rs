@@ -51,7 +51,7 @@ pub(crate) fn run_one(shared: &Shared) -> bool {
     let Some(job) = next_job(shared) else { return false };
     let bytes = shared.options.segment_bytes;
     let result = match job {
-        Job::Prepare(new) => shared.disk.create(new, bytes),
+        Job::Prepare(new) => leaves_enough(shared, new).and_then(|()| shared.disk.create(new, bytes)),
         Job::Recycle { old, new } => shared.disk.recycle(old, new, bytes),
         Job::Remove(old) => shared.disk.remove(old),
     };
@@ -59,6 +59,15 @@ pub(crate) fn run_one(shared: &Shared) -> bool {
     shared.lock_jobs().is_busy = false;
     shared.kick();
     true
+}
+
+/// Whether a new segment leaves as much of the disk free as it should. One that takes an old one's file takes nothing.
+fn leaves_enough(shared: &Shared, new: u32) -> Result<(), DiskError> {
+    let wanted = shared.options.segment_bytes.saturating_add(shared.options.keep_free_bytes);
+    if shared.options.keep_free_bytes == 0 || shared.disk.free_bytes().is_none_or(|free| free >= wanted) {
+        return Ok(());
+    }
+    Err(DiskError::Full { operation: "leave room beside", subject: format!("segment {new}") })
 }
 
 fn next_job(shared: &Shared) -> Option<Job> {
@@ -94,9 +103,13 @@ fn finish(shared: &Shared, job: &Job, result: Result<(), DiskError>) {
             if !matches!(job, Job::Prepare(_)) {
                 state.counters.segments_removed += 1;
             }
+            shared.tell(&state);
         }
         (Err(DiskError::Full { .. }), Some(new)) => {
-            let first = !std::mem::replace(&mut shared.lock().segments.full, true);
+            let mut state = shared.lock();
+            let first = !std::mem::replace(&mut state.segments.full, true);
+            shared.tell(&state);
+            drop(state);
             if first {
                 tracing::warn!(segment = new, "no room for the next segment: appends will be refused");
             }

@@ -18,6 +18,8 @@ pub struct LogOptions {
     pub cache_bytes: usize,
     /// After so much idling one idle batch confirms the last real one, in microseconds.
     pub idle_confirm_us: u64,
+    /// No segment is made ahead of need that leaves fewer bytes of the disk free: as much as others on it need to go on.
+    pub keep_free_bytes: u64,
     /// The id given to a new store; `None` = a random one.
     pub store: Option<StoreId>,
 }
@@ -30,6 +32,7 @@ impl Default for LogOptions {
             in_flight_batches: 4,
             cache_bytes: 12 << 20,
             idle_confirm_us: 10_000,
+            keep_free_bytes: 0,
             store: None,
         }
     }

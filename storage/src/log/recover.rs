@@ -35,7 +35,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::committer::{Committer, Head, Start};
 use super::housekeeper;
 use super::options::LogOptions;
-use super::shared::{Jobs, Segments, Shared, State, VoteWork, Work};
+use super::shared::{Jobs, Segments, Shared, State, Told, VoteWork, Work};
 use super::window::Window;
 use crate::disk::{AlignedBuffer, Disk, DiskError, RESERVE, SegmentWrite, Wait};
 use crate::error::LogError;
@@ -346,7 +346,9 @@ fn start(
         jobs_changed: Condvar::new(),
         hooks: Mutex::new(Vec::new()),
         rot_hooks: Mutex::new(Vec::new()),
+        told: Told::default(),
     });
+    shared.tell(&shared.lock());
     let committer = Committer::new(Arc::clone(&shared), start);
     if walked.spare.is_none() && block > 0 {
         committer.request_spare();

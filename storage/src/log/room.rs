@@ -68,7 +68,8 @@ impl Shared {
 
     /// How many segments more will find room; `None` = nobody knows.
     fn segments_to_come(&self) -> Option<u64> {
-        let free = self.disk.free_bytes()? / self.options.segment_bytes;
+        let free = self.disk.free_bytes()?.saturating_sub(self.options.keep_free_bytes);
+        let free = free / self.options.segment_bytes;
         let jobs = self.lock_jobs();
         // One that is being made takes its room already, and old ones that are about to go make some.
         Some(free + u64::from(jobs.is_busy) + jobs.remove.len() as u64)

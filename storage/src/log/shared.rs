@@ -5,6 +5,7 @@
 //! it, or [`Shared::kick`] after it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use super::options::LogOptions;
 use super::stats::Counters;
 use crate::disk::Disk;
 use crate::error::LogError;
+use crate::format::BLOCK_BYTES;
 use crate::types::{Done, GroupId, LogPoint, LogRecord, StoreId};
 
 /// Told of the first failure.
@@ -31,6 +33,16 @@ pub(crate) struct Shared {
     pub(crate) jobs_changed: Condvar,
     pub(crate) hooks: Mutex<Vec<FailureHook>>,
     pub(crate) rot_hooks: Mutex<Vec<RotHook>>,
+    /// What the state says of itself, to be read without its lock ([`Shared::tell`]).
+    pub(crate) told: Told,
+}
+
+/// See [`Shared::tell`].
+#[derive(Default)]
+pub(crate) struct Told {
+    unfinished_bytes: AtomicU64,
+    /// `u64::MAX` = there is no bound.
+    last_room_bytes: AtomicU64,
 }
 
 pub(crate) struct State {
@@ -38,6 +50,9 @@ pub(crate) struct State {
     pub(crate) queue: VecDeque<Work>,
     pub(crate) queued_bytes: usize,
     pub(crate) queued_records: usize,
+    /// Batches that are made and not durable, and the payload bytes in them.
+    pub(crate) in_flight_batches: usize,
+    pub(crate) in_flight_bytes: u64,
     pub(crate) votes: VecDeque<VoteWork>,
     pub(crate) committed: BTreeMap<GroupId, LogPoint>,
     /// Counts additions, so that the committer does not go to sleep over one.
@@ -194,6 +209,23 @@ impl Shared {
         }
     }
 
+    /// Keeps what hot paths ask for. Called under the lock by whoever has changed what waits, what is in flight, or the room.
+    pub(crate) fn tell(&self, state: &State) {
+        self.told.unfinished_bytes.store(state.unfinished_bytes(), Ordering::Release);
+        let room = state.last_room_bytes(&self.options).unwrap_or(u64::MAX);
+        self.told.last_room_bytes.store(room, Ordering::Release);
+    }
+
+    /// Payload bytes that have been handed in and are not durable.
+    pub(crate) fn unfinished_bytes(&self) -> u64 {
+        self.told.unfinished_bytes.load(Ordering::Acquire)
+    }
+
+    /// Room for entries where the present segment is the last, without what waits for it already.
+    pub(crate) fn last_room_bytes(&self) -> Option<u64> {
+        Some(self.told.last_room_bytes.load(Ordering::Acquire)).filter(|bytes| *bytes != u64::MAX)
+    }
+
     /// Tells that rot has been found in these groups. Called without any lock.
     pub(crate) fn tell_rot(&self, groups: impl IntoIterator<Item = GroupId>) {
         let hooks = self.rot_hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -229,6 +261,8 @@ impl State {
             queue: VecDeque::new(),
             queued_bytes: 0,
             queued_records: 0,
+            in_flight_batches: 0,
+            in_flight_bytes: 0,
             votes: VecDeque::new(),
             committed: BTreeMap::new(),
             pushes: 0,
@@ -259,6 +293,22 @@ impl State {
             (None, Closing::No) => Ok(()),
             (None, _) => Err(LogError::Closed),
         }
+    }
+
+    pub(crate) fn unfinished_bytes(&self) -> u64 {
+        self.in_flight_bytes + self.queued_bytes as u64
+    }
+
+    /// Whether something that has been handed in can only become durable by the disk's work. What waits for room does not.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        let queues = !self.queue.is_empty() || !self.votes.is_empty();
+        self.in_flight_batches > 0 || queues && !self.segments.is_last()
+    }
+
+    /// See [`Shared::last_room_bytes`].
+    pub(crate) fn last_room_bytes(&self, options: &LogOptions) -> Option<u64> {
+        let bytes = || u64::from(self.entry_room_blocks(options, 0)) * BLOCK_BYTES as u64;
+        self.segments.is_last().then(|| bytes().saturating_sub(self.queued_bytes as u64))
     }
 
     /// Everything that waits and will never be written.

@@ -27,10 +27,15 @@ pub struct LogStats {
     pub cached_bytes: u64,
     /// Payload bytes that wait for a batch.
     pub queued_bytes: u64,
+    /// Payload bytes that have been handed in and are not durable: those that wait, and those in batches in flight.
+    pub unfinished_bytes: u64,
+    /// Whether something waits for the disk to finish its work. With [`LogStats::batches`] standing still meanwhile, the disk
+    /// stands still. What waits for room on a full disk is not meant.
+    pub waits_for_disk: bool,
     /// Whether an append would be refused now with [`crate::LogError::DiskFull`].
     pub disk_full: bool,
-    /// Room for entries where the present segment is the last, because the disk had none for another when it was last
-    /// tried; it is tried again all the time. `None` = there is no such bound.
+    /// Room for entries beyond those that wait, where the present segment is the last, because the disk had none for another
+    /// when it was last tried; it is tried again all the time. `None` = there is no such bound.
     pub last_segment_room_bytes: Option<u64>,
     /// Median time from handing a batch to the disk until it was durable, in microseconds.
     pub write_p50_us: u64,

@@ -1,7 +1,7 @@
 //! A full disk: appends are refused before anything is queued, everything small goes on, and with room so do appends.
 
 use bytes::Bytes;
-use tercet_storage::disk::{DiskError, PowerLoss, SimDisk};
+use tercet_storage::disk::{Disk, DiskError, PowerLoss, SimDisk};
 use tercet_storage::{LogError, LogOptions, SegmentLog};
 
 use crate::harness::{
@@ -390,4 +390,57 @@ fn closing_a_full_log_answers_everybody() {
         assert!(answer.is_ok() || answer == Err(LogError::DiskFull), "{answer:?}");
     }
     assert!(!matches!(log.failure(), Some(LogError::Failed(DiskError::Full { .. }))));
+}
+
+/// A node tells a disk that stands still from one that is full by what the log waits for, and bounds what is in memory by it.
+#[test]
+fn what_waits_for_room_does_not_wait_for_the_disk() {
+    let seen = |stepped: &Stepped| {
+        let stats = stepped.log.stats();
+        assert_eq!(stats.unfinished_bytes, stepped.log.unfinished_bytes());
+        (stats.unfinished_bytes, stats.waits_for_disk)
+    };
+    let mut stepped = Stepped::open(&SimDisk::new(5), options()).unwrap();
+    stepped.settle();
+    assert_eq!(seen(&stepped), (0, false));
+    stepped.log.append(1, records(0..3, 1, 3_000), ignore()).unwrap();
+    assert_eq!(seen(&stepped), (9_000, true), "nobody has driven the disk");
+    stepped.settle();
+    assert_eq!(seen(&stepped), (0, false));
+
+    let (_disk, mut stepped, next) = filled(2, 3_000, true);
+    stepped.log.append_or_wait(1, records(next..next + 300, 1, 3_000), ignore()).unwrap();
+    for _ in 0..2_000 {
+        stepped.step();
+    }
+    let (bytes, waits) = seen(&stepped);
+    assert!(bytes > 0 && !waits, "{bytes} bytes wait for room");
+    assert_eq!(stepped.log.stats().last_segment_room_bytes, Some(0), "what waits has it already");
+    stepped.log.truncate_after(1, Some(point(next - 1, 1)), ignore()).unwrap();
+    stepped.settle();
+    assert_eq!(seen(&stepped), (0, false));
+}
+
+/// Others on the disk need room, too: the log makes no segment of the last that is free, and goes on when there is more.
+#[test]
+fn no_segment_is_made_of_what_is_to_stay_free() {
+    let disk = SimDisk::new(5);
+    disk.set_capacity_bytes(Some(5 * SEGMENT));
+    let keeps = LogOptions { keep_free_bytes: 2 * SEGMENT, ..options() };
+    let mut stepped = Stepped::open(&disk, keeps).unwrap();
+    let mut next = 0;
+    while stepped.log.append(1, records(next..next + 1, 1, 3_000), ignore()).is_ok() {
+        stepped.settle();
+        next += 1;
+        assert!(next < 10_000, "the disk never fills up");
+    }
+    assert!(disk.free_bytes().unwrap() >= 2 * SEGMENT, "{:?}", disk.free_bytes());
+    assert!(stepped.log.stats().disk_full);
+    disk.set_capacity_bytes(None);
+    for _ in 0..100 {
+        stepped.step();
+    }
+    stepped.log.append(1, records(next..next + 1, 1, 3_000), ignore()).unwrap();
+    stepped.settle();
+    assert_eq!(stepped.log.state(1).durable_last, Some(point(next, 1)));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::placement::{Candidate, LeadershipPolicy};
+use crate::placement::{Candidate, LeadershipPolicy, refuge};
 
 const STEADY: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(250);
@@ -44,6 +44,20 @@ fn leadership_moves_when_a_better_node_has_been_fit_long_enough() {
     ];
     for (second, fit, leader, expected) in looks {
         assert_eq!(policy.look(seconds(second), leader, &candidates(fit)), expected, "second {second}");
+    }
+}
+
+#[test]
+fn a_leader_that_has_to_go_gives_leadership_to_the_best_that_is_fit() {
+    let looks = [
+        ([true, true, true, true, true], 1, Some(2)),
+        ([true, true, true, true, true], 2, Some(1)),
+        ([true, false, false, true, true], 1, Some(4)),
+        ([false, false, false, false, true], 3, Some(5)),
+        ([true, false, false, false, false], 1, None),
+    ];
+    for (fit, leader, expected) in looks {
+        assert_eq!(refuge(leader, &candidates(fit)), expected, "{fit:?}, led by {leader}");
     }
 }
 

@@ -164,10 +164,42 @@ impl Group {
         }
     }
 
+    /// Another node leads `term`. A leader whose disk stands still hears so before its Raft can say so: that waits until its vote
+    /// for the other is durable. Meanwhile requests go where they are answered.
+    pub(super) fn led_elsewhere(&self, term: u64, leader: u64) {
+        let is_news = |known: &Leadership| {
+            known.leads && known.term < term || known.term == term && known.leader.is_none()
+        };
+        // Every message of a leader says so; the first one is news.
+        if !is_news(&self.leadership.borrow()) {
+            return;
+        }
+        self.leadership.send_if_modified(|known| {
+            let changed = is_news(known);
+            if changed {
+                *known = Leadership { term, leader: Some(leader), leads: false };
+            }
+            changed
+        });
+    }
+
+    /// What Raft says, unless a later leader has been heard of.
+    fn known(&self) -> Leadership {
+        let heard = *self.leadership.borrow();
+        let metrics = self.raft.server_metrics();
+        let seen = metrics.borrow_watched();
+        let term = seen.vote.leader_id.term;
+        let knows_less = seen.current_leader.is_none() && !heard.leads;
+        if heard.term > term || heard.term == term && knows_less {
+            return heard;
+        }
+        Leadership { term, leader: seen.current_leader, leads: seen.state == ServerState::Leader }
+    }
+
     /// The leader as this node knows it.
     #[must_use]
     pub fn leader(&self) -> Option<u64> {
-        self.raft.server_metrics().borrow_watched().current_leader
+        self.known().leader
     }
 
     /// For how long nothing has been heard of a leader; zero on the leader.
@@ -182,7 +214,7 @@ impl Group {
     /// Whether this node leads.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+        self.known().leads
     }
 
     /// Completes when somebody else than `leader` leads.

@@ -14,6 +14,7 @@ use crate::placement::Watermarks;
 use crate::raft::codec::{
     CodecError, entry_from_wire, log_id_from_wire, log_id_to_wire, to_point, vote_from_wire, vote_to_wire,
 };
+use crate::raft::network::payload_bytes;
 use crate::raft::snapshot::{Snapshot, decode_meta};
 use crate::raft::types::{LogId, term_of};
 
@@ -27,7 +28,7 @@ impl Group {
         request: v1::PeerAppendRequest,
     ) -> Result<v1::PeerAppendResponse, CodecError> {
         let answer = self.answer_append(request).await?;
-        let why = self.params.room.why_not();
+        let why = self.params.room.why_not(&self.params.log);
         let takes_no_entries = why.map(|why| format!("{} takes no entries: {why}", self.params.name));
         Ok(v1::PeerAppendResponse {
             result: Some(answer),
@@ -44,11 +45,13 @@ impl Group {
         let vote = vote_from_wire(request.vote)?;
         let leader = vote.leader_id.voted_for;
         self.gate.led_by_another(vote.leader_id.term);
+        self.led_elsewhere(vote.leader_id.term, leader);
         let prev = log_id_from_wire(request.prev);
         let entries: Result<Vec<_>, _> = request.entries.into_iter().map(entry_from_wire).collect();
         let entries = entries?;
+        let bytes = entries.iter().map(payload_bytes).sum();
         if !entries.is_empty()
-            && let Some(why) = self.params.room.why_not()
+            && let Some(why) = self.params.room.why_refused(&self.params.log, entries.len(), bytes)
         {
             // The log would keep them in memory until there is room; the leader tries again.
             return Ok(Answer::Fatal(why));

@@ -162,7 +162,8 @@ impl Exchange<'_> {
         self.term = request.vote.leader_id.term;
         let now = Instant::now();
         self.sent.push_back(now);
-        let is_large = request.entries.len() > SPARE_ENTRIES_MAX || payload_bytes(&request) > SPARE_BYTES_MAX;
+        let is_large = request.entries.len() > SPARE_ENTRIES_MAX
+            || request.entries.iter().map(payload_bytes).sum::<usize>() > SPARE_BYTES_MAX;
         self.rests_until = (!is_large).then(|| now + SPARE_HOLD);
         let mut message = self.network.append_message(request).map_err(codec_error)?;
         message.answer_when_applied = self.is_slowed();
@@ -179,12 +180,12 @@ impl Exchange<'_> {
     }
 }
 
-fn payload_bytes(request: &Request) -> usize {
-    let of_entry = |entry: &Entry| match &entry.payload {
+/// How many bytes an entry carries; a membership counts for nothing.
+pub fn payload_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
         EntryPayload::Normal(proposal) => proposal.0.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-    };
-    request.entries.iter().map(of_entry).sum()
+    }
 }
 
 async fn next_of(

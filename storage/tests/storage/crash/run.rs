@@ -70,6 +70,7 @@ fn options(rng: &mut StdRng) -> LogOptions {
         in_flight_batches: rng.random_range(1..6),
         cache_bytes: 4 << 10,
         idle_confirm_us: 100,
+        keep_free_bytes: 0,
         store: Some(StoreId([3; 16])),
     }
 }
