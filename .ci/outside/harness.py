@@ -289,7 +289,8 @@ class Node:
             stdin=subprocess.DEVNULL,
             stdout=log if stdout is None else stdout,
             stderr=log if stderr is None else stderr,
-            preexec_fn=limit,
+            # Only where it must be: gRPC has threads, and a child of a fork may die of them.
+            preexec_fn=None if nofile is None else limit,
             env={**os.environ, **(env or {})},
         )
         log.close()
@@ -327,7 +328,7 @@ class Node:
         """NodeStatus, or None if it does not answer."""
         try:
             return self.client.status(timeout=2.0)
-        except Refused:
+        except (Refused, grpc.RpcError):  # the latter from reflection, before the node listens
             return None
 
     def group(self, number=0):

@@ -1,11 +1,14 @@
 //! Forms the cluster, lets a node with an empty log take part only when that is safe, and keeps the registry of nodes.
 //! `leadership` follows who leads, and moves it to where it is preferred; `contact` tells of members that are lost and regained.
 //!
+//! `alone` asks whether this process is the only one of its directory, and whether that has forgotten something.
+//!
 //! Invariants: a node whose log is empty answers no peer before those who must know have been asked whether its id is already
 //! another data directory's (`admission`; a wiped voter would have forgotten its votes and its acknowledgements); only one
 //! membership can ever be proposed as a group's first entry, so that nodes which form the cluster at once agree.
 
 mod admission;
+pub(crate) mod alone;
 mod contact;
 mod leadership;
 
@@ -18,6 +21,7 @@ use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 
+use crate::identity::processes::Process;
 use crate::ledger::{Command, PreparedCommand};
 use crate::node::Node;
 use crate::placement::Electorate;
@@ -39,7 +43,7 @@ const FORMING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts the controller's tasks; they end when the node stops.
 pub fn start(node: &Arc<Node>) {
-    let tasks: [futures::future::BoxFuture<'static, ()>; 7] = [
+    let tasks: [futures::future::BoxFuture<'static, ()>; 9] = [
         Box::pin(watch_disk(node.clone())),
         Box::pin(scrub(node.clone(), node.topology.storage.scrub_mib_per_second)),
         Box::pin(take_part(node.clone())),
@@ -47,6 +51,8 @@ pub fn start(node: &Arc<Node>) {
         Box::pin(follow_group_zero(node.clone())),
         Box::pin(contact::notice_removal(node.clone())),
         Box::pin(note_how_far_the_log_is(node.clone())),
+        Box::pin(register_starts(node.clone())),
+        Box::pin(alone::keep_watch(node.clone())),
     ];
     for task in tasks {
         spawn_until_stopped(node, task);
@@ -98,20 +104,23 @@ fn voters_by_preference(node: &Node) -> Vec<u64> {
 
 /// The nodes that answer this one, itself included.
 pub async fn in_reach(node: &Node) -> Vec<u64> {
-    let others = hello_all(node).await.into_keys();
+    let others = hello_all(node, HELLO_TIMEOUT, &[]).await.into_keys();
     others.chain([node.identity.node_id()]).collect()
 }
 
 /// Asks all other nodes who they are.
-async fn hello_all(node: &Node) -> BTreeMap<u64, v1::HelloResponse> {
+async fn hello_all(
+    node: &Node,
+    limit: Duration,
+    logs: &[v1::PeerLogEnd],
+) -> BTreeMap<u64, v1::HelloResponse> {
     let asked = node.peers.ids().map(|id| async move {
-        let mut client = node.peers.client(id).ok()?;
-        let request = v1::HelloRequest { header: Some(node.peers.header(id, 0)), look_around: false };
-        let answer = tokio::time::timeout(HELLO_TIMEOUT, client.hello(request)).await;
-        match answer {
-            Ok(Ok(response)) => Some((id, response.into_inner())),
-            Ok(Err(status)) => {
-                tracing::debug!(peer = id, %status, "hello refused");
+        let header = Some(node.peers.header(id, 0));
+        let request = v1::HelloRequest { header, look_around: false, logs: logs.to_vec() };
+        match tokio::time::timeout(limit, node.peers.hello(id, request)).await {
+            Ok(Ok(response)) => Some((id, response)),
+            Ok(Err(why)) => {
+                tracing::debug!(peer = id, why, "hello refused");
                 None
             }
             Err(_) => None,
@@ -124,9 +133,10 @@ async fn hello_all(node: &Node) -> BTreeMap<u64, v1::HelloResponse> {
 async fn take_part(node: Arc<Node>) {
     let own = node.identity.node_id();
     let voters = voters_by_preference(&node);
-    if node.fresh && !admit(&node, own, &voters).await {
+    if !alone::may_begin(&node).await || node.fresh && !admit(&node, own, &voters).await {
         return;
     }
+    node.peers.take_part();
     node.admitted.send_replace(true);
     node.event(
         0,
@@ -139,7 +149,7 @@ async fn take_part(node: Arc<Node>) {
     for group in 0..node.groups.count() {
         let group = node.groups.when_running(group).await;
         while !group.is_initialized().await {
-            let answers = hello_all(&node).await;
+            let answers = hello_all(&node, HELLO_TIMEOUT, &[]).await;
             let voters_fresh =
                 voters.iter().filter(|id| **id == own || answers.get(id).is_some_and(|a| a.fresh)).count();
             let formed_elsewhere = answers.values().any(|answer| !answer.fresh);
@@ -166,7 +176,10 @@ async fn admit(node: &Node, own: u64, voters: &[u64]) -> bool {
     let first = Electorate::first(voters.iter().copied());
     let mut goal = None;
     loop {
-        let said = hello_all(node).await.into_iter().map(|(id, answer)| (id, Said::from(&answer)));
+        let said = hello_all(node, HELLO_TIMEOUT, &[])
+            .await
+            .into_iter()
+            .map(|(id, answer)| (id, Said::from(&answer)));
         match may_take_part(own, node.identity.incarnation(), &first, &said.collect(), &mut goal) {
             Admission::Granted => return true,
             Admission::NotYet => {}
@@ -220,7 +233,7 @@ async fn keep_registry(node: Arc<Node>) {
         if missing.is_empty() {
             continue;
         }
-        let mut seen: BTreeMap<u64, u64> = hello_all(&node)
+        let mut seen: BTreeMap<u64, u64> = hello_all(&node, HELLO_TIMEOUT, &[])
             .await
             .into_iter()
             .filter_map(|(id, answer)| Some((id, answer.header?.incarnation)))
@@ -228,8 +241,39 @@ async fn keep_registry(node: Arc<Node>) {
         seen.insert(node.identity.node_id(), node.identity.incarnation());
         for id in missing {
             if let Some(&incarnation) = seen.get(&id).filter(|incarnation| **incarnation != 0) {
-                propose(&node, Command::RegisterNode { node_id: id, incarnation }).await;
+                // The start follows when the process has been heard to take part.
+                propose(&node, Command::RegisterNode { node_id: id, incarnation, start: 0, nonce: 0 }).await;
             }
+        }
+    }
+}
+
+/// The leader of group 0 registers the start of every process that it takes for a node: a directory that is put back to an earlier
+/// state counts it once more. While an earlier process is at work no later one is taken.
+async fn register_starts(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(REGISTRY_PAUSE).await;
+        let Ok(zero) = node.group_zero() else { continue };
+        if !zero.is_leader() || !*node.admitted.borrow() {
+            continue;
+        }
+        let own = node.identity.node_id();
+        let late: Vec<(u64, Process)> = {
+            let ledger = zero.state().ledger();
+            let taken = node.topology.nodes.iter().filter_map(|entry| match entry.id == own {
+                true => Some((own, node.identity.process())),
+                false => Some((entry.id, node.identity.processes().taken(entry.id)?)),
+            });
+            let is_late = |(id, process): &(u64, Process)| {
+                let known = ledger.registered(*id);
+                known.is_some_and(|known| {
+                    known.incarnation == process.incarnation && known.start < process.start
+                })
+            };
+            taken.filter(is_late).collect()
+        };
+        for (node_id, Process { incarnation, start, nonce }) in late {
+            propose(&node, Command::RegisterNode { node_id, incarnation, start, nonce }).await;
         }
     }
 }
@@ -239,7 +283,8 @@ async fn keep_registry(node: Arc<Node>) {
 /// # Errors
 /// NO_LEADER or OUTCOME_UNKNOWN: ask again.
 pub async fn forget_incarnation(node: &Node, id: u64) -> Result<(), Refusal> {
-    let prepared = PreparedCommand::new(&Command::RegisterNode { node_id: id, incarnation: 0 })?;
+    let prepared =
+        PreparedCommand::new(&Command::RegisterNode { node_id: id, incarnation: 0, start: 0, nonce: 0 })?;
     match node.group_zero()?.propose(Arc::new(prepared)).await {
         Proposed::Done { .. } => Ok(()),
         Proposed::NotLeader(_) => Err(Refusal::new(Reason::NoLeader, "", "leadership has just moved")),
@@ -265,7 +310,7 @@ async fn propose(node: &Node, command: Command) {
 /// Whether this node's id is another directory's, and not only as far as this node has applied: one that replaces a lost directory
 /// passes what was registered before on its way through the log.
 async fn is_still_registered(node: &Node, applied: u64) -> bool {
-    let heard: Vec<Said> = hello_all(node).await.values().map(Said::from).collect();
+    let heard: Vec<Said> = hello_all(node, HELLO_TIMEOUT, &[]).await.values().map(Said::from).collect();
     if heard.iter().all(|said| said.applied <= applied) {
         // Nobody knows better.
         return true;

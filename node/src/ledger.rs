@@ -54,6 +54,7 @@ pub use regime::{Degraded, RegimeState, budget_spent};
 pub use store::{IndexFault, KeyIndex, LedgerError, Pair};
 
 use catalog::Catalog;
+pub use catalog::Registered;
 use keys::Keys;
 use marks::{MarkReader, WHOLE_COMMAND};
 
@@ -313,8 +314,9 @@ impl Ledger {
                 let ((cluster_id, groups), new) = self.catalog.form(self.group, cluster_id, groups);
                 Outcome::ClusterFormed { cluster_id, groups, new }
             }
-            Command::RegisterNode { node_id, incarnation } => {
-                let (incarnation, new) = self.catalog.register(self.group, node_id, incarnation);
+            Command::RegisterNode { node_id, incarnation, start, nonce } => {
+                let asked = Registered { incarnation, start, nonce };
+                let (incarnation, new) = self.catalog.register(self.group, node_id, asked);
                 Outcome::NodeRegistered { node_id, incarnation, new }
             }
             Command::SetRegime { degraded: None, reason } => {
@@ -522,7 +524,13 @@ impl Ledger {
     /// Group 0: the incarnation that a node id is bound to.
     #[must_use]
     pub fn registered_incarnation(&self, node_id: u64) -> Option<u64> {
-        self.catalog.incarnations.get(&node_id).copied().filter(|incarnation| *incarnation != 0)
+        self.registered(node_id).map(|known| known.incarnation)
+    }
+
+    /// Group 0: the data directory that a node id is bound to, and its last start that is known.
+    #[must_use]
+    pub fn registered(&self, node_id: u64) -> Option<Registered> {
+        self.catalog.nodes.get(&node_id).copied().filter(|known| known.incarnation != 0)
     }
 }
 

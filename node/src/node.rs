@@ -12,6 +12,7 @@ use tercet_storage::SegmentLog;
 use tokio::sync::{broadcast, watch};
 
 use crate::admission::Admission;
+use crate::controller::alone;
 use crate::descriptors::Descriptors;
 use crate::groups::{Groups, Standing};
 use crate::identity::Identity;
@@ -175,8 +176,10 @@ impl Node {
             );
         }
         if !*self.admitted.borrow() {
-            warnings.push("waiting for a majority of the voters before taking part with an empty log".into());
+            let with = if self.fresh { " with an empty log" } else { "" };
+            warnings.push(format!("waiting for a majority of the voters before taking part{with}"));
         }
+        warnings.extend(self.warn_of_others());
         v1::NodeStatus {
             node: self.name.clone(),
             node_id: self.identity.node_id(),
@@ -184,6 +187,7 @@ impl Node {
             zone,
             cluster_id: self.identity.cluster_id(),
             incarnation: self.identity.incarnation(),
+            start: self.identity.process().start,
             version: env!("CARGO_PKG_VERSION").into(),
             disk: self.disk.clone(),
             groups,
@@ -218,6 +222,17 @@ impl Node {
             "nothing is heard of a leader that has a majority"
         };
         Some(format!("group {id}: no quorum since {} s: {who}", lost.as_secs()))
+    }
+
+    /// Nodes that have forgotten something, or run twice.
+    fn warn_of_others(&self) -> Vec<String> {
+        let running = self.groups.running();
+        let gone_back = running.iter().filter(|group| group.is_leader()).flat_map(|group| {
+            let all = group.gate().all_gone_back().into_iter();
+            all.map(|(other, back)| alone::went_back(self, group.id(), other, back.had))
+        });
+        let twins = self.identity.processes().twins().into_iter().map(|other| alone::twins(self, other));
+        gone_back.chain(twins).collect()
     }
 
     fn named(&self, mut status: v1::GroupStatus) -> v1::GroupStatus {

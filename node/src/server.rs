@@ -265,13 +265,20 @@ impl Server {
         let descriptors = Descriptors::claim()?;
         let listeners = Listeners::bind(&entry, topology.security.insecure).await?;
         make_room(&data_dir);
-        let identity = Arc::new(Identity::open(
-            &data_dir,
-            &topology.cluster.name,
-            entry.id,
-            &name,
-            Drawn { incarnation: rand::random::<u64>() >> 1, store: StoreId(rand::random()) },
-        )?);
+        let identity = Arc::new(
+            Identity::open(
+                &data_dir,
+                &topology.cluster.name,
+                entry.id,
+                &name,
+                Drawn {
+                    incarnation: rand::random::<u64>() >> 1,
+                    store: StoreId(rand::random()),
+                    nonce: rand::random::<u64>() >> 1,
+                },
+            )?
+            .with_lease(Duration::from_millis(topology.timing().election_max_ms)),
+        );
         let (parts_of, owner) = (topology.clone(), identity.clone());
         // Recovery reads the log; the runtime goes on meanwhile (`dev` has four other nodes on it).
         let opened = tokio::task::spawn_blocking(move || open_parts(&data_dir, disk, &parts_of, &owner));

@@ -98,7 +98,7 @@ fn proposals() -> Vec<Vec<u8>> {
     for command in [
         Command::MapJournal { name: "other".to_owned() },
         Command::FormCluster { cluster_id: [3; 16], groups: 2 },
-        Command::RegisterNode { node_id: 4, incarnation: 9 },
+        Command::RegisterNode { node_id: 4, incarnation: 9, start: 0, nonce: 0 },
         Command::SetRegime { reason: "lost".to_owned(), degraded: None },
     ] {
         others.push(&command).expect("a valid command");

@@ -137,7 +137,7 @@ impl Sources {
 
     /// What a start from a directory comes to.
     fn open(&self, dir: &Path) -> Result<(), ServerError> {
-        let drawn = Drawn { incarnation: 5, store: StoreId([5; 16]) };
+        let drawn = Drawn { incarnation: 5, store: StoreId([5; 16]), nonce: 5 };
         let identity = Identity::open(dir, &self.topology.cluster.name, 5, "c1", drawn)?;
         let opened = open_parts(dir, self.topology.storage.disk, &self.topology, &identity)?;
         opened.log.close();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::hello_all;
+use super::{HELLO_TIMEOUT, hello_all};
 use crate::node::Node;
 use crate::placement::{ContactWatch, Told};
 use crate::raft::group::Group;
@@ -68,7 +68,7 @@ pub(super) async fn notice_removal(node: Arc<Node>) {
         tokio::time::sleep(ASK).await;
         let running = node.groups.running();
         if running.iter().any(|group| group.quorum_lost().is_some()) {
-            for answer in hello_all(&node).await.into_values() {
+            for answer in hello_all(&node, HELLO_TIMEOUT, &[]).await.into_values() {
                 for said in answer.belongs {
                     let group = running.iter().find(|group| group.id() == said.group);
                     if let (Some(group), Some(at)) = (group, said.at) {

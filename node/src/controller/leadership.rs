@@ -141,7 +141,8 @@ impl Keeper {
     async fn reaches_as_much(&self, to: u64, candidates: &[Candidate]) -> Result<(), String> {
         let peers = &self.node.peers;
         let mut client = peers.client(to).map_err(|error| error.to_string())?;
-        let request = v1::HelloRequest { header: Some(peers.header(to, 0)), look_around: true };
+        let request =
+            v1::HelloRequest { header: Some(peers.header(to, 0)), look_around: true, ..Default::default() };
         let answer = tokio::time::timeout(LOOK_AROUND_TIMEOUT, client.hello(request)).await;
         let answer = answer.map_err(|_| "no answer".to_owned())?.map_err(|status| status.to_string())?;
         let reached: BTreeSet<u64> = answer.into_inner().in_reach.into_iter().collect();

@@ -1,5 +1,5 @@
 //! What only group 0 keeps: the cluster's id, which group keeps which journal, and which data directory each node id is
-//! bound to.
+//! bound to, with the last start of that.
 //!
 //! Invariants: the first cluster id, the first mapping of a name and the first incarnation of a node win and never change;
 //! the choice of a group depends on the replicated state alone.
@@ -8,13 +8,24 @@ use std::collections::BTreeMap;
 
 use super::store::{self, KeyIndex, LedgerError, TAG_CLUSTER, TAG_NAME, TAG_NODE};
 
+/// What a node id is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Registered {
+    /// The data directory's number; 0: none.
+    pub incarnation: u64,
+    /// The last start of it that is known, and what that process drew.
+    pub start: u64,
+    /// See `start`.
+    pub nonce: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     pub(super) cluster: Option<([u8; 16], u32)>,
     pub(super) journals: BTreeMap<String, u32>,
     /// Journals per group.
     used: BTreeMap<u32, u64>,
-    pub(super) incarnations: BTreeMap<u64, u64>,
+    pub(super) nodes: BTreeMap<u64, Registered>,
     /// Index writes of the next checkpoint, each key once: a node's id may be loosed and bound again between two.
     changed: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -51,17 +62,22 @@ impl Catalog {
         *self.used.entry(group).or_default() += 1;
     }
 
-    /// The incarnation that a node id is bound to, and whether it is new. 0 looses it: the next one binds it anew.
-    pub(super) fn register(&mut self, group: u32, node_id: u64, incarnation: u64) -> (u64, bool) {
-        let bound = self.incarnations.get(&node_id).filter(|known| **known != 0 && incarnation != 0);
-        if let Some(&known) = bound {
-            return (known, false);
+    /// The incarnation that a node id is bound to, and whether it is new. 0 looses it: the next one binds it anew. A later start
+    /// of the directory that it is bound to is kept.
+    pub(super) fn register(&mut self, group: u32, node_id: u64, asked: Registered) -> (u64, bool) {
+        let bound = self.nodes.get(&node_id).filter(|known| known.incarnation != 0 && asked.incarnation != 0);
+        if let Some(&known) = bound
+            && (known.incarnation != asked.incarnation || asked.start <= known.start)
+        {
+            return (known.incarnation, false);
         }
-        self.incarnations.insert(node_id, incarnation);
+        let is_new = bound.is_none();
+        self.nodes.insert(node_id, asked);
         let mut key = store::prefix(group, TAG_NODE);
         key.extend_from_slice(&node_id.to_be_bytes());
-        self.changed.insert(key, incarnation.to_le_bytes().to_vec());
-        (incarnation, true)
+        let value = [asked.incarnation, asked.start, asked.nonce].map(u64::to_le_bytes).concat();
+        self.changed.insert(key, value);
+        (asked.incarnation, is_new)
     }
 
     pub(super) fn take_changed(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -81,7 +97,10 @@ impl Catalog {
         })?;
         each(group, TAG_NODE, index, &mut |node, value| {
             let node = node.try_into().map(u64::from_be_bytes).map_err(|_| LedgerError::Corrupt("node"))?;
-            catalog.incarnations.insert(node, store::read_all(value, "node", |r| r.u64(""))?);
+            let registered = store::read_all(value, "node", |r| {
+                Ok(Registered { incarnation: r.u64("")?, start: r.u64("")?, nonce: r.u64("")? })
+            })?;
+            catalog.nodes.insert(node, registered);
             Ok(())
         })?;
         Ok(catalog)

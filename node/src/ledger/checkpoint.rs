@@ -229,7 +229,7 @@ impl Ledger {
         }
         hasher.update(format!(
             "{:?} {:?} {:?}",
-            self.catalog.cluster, self.catalog.journals, self.catalog.incarnations
+            self.catalog.cluster, self.catalog.journals, self.catalog.nodes
         ));
         Ok(hasher.finalize().into())
     }

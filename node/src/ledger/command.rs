@@ -16,7 +16,7 @@
 //! create journal  settings (canonical/creation.rs)
 //! map journal     u8 length + name
 //! form cluster    cluster_id 16 bytes, groups u32
-//! register node   node_id u64, incarnation u64
+//! register node   node_id u64, incarnation u64, start u64, nonce u64
 //! set regime      regime u8 (0 normal, 1 degraded), reason text16; if degraded: entries u64, seconds u64,
 //!                 currencies u16 count, each: code 3 bytes, amount u128
 //! ```
@@ -81,12 +81,17 @@ pub enum Command {
         /// Groups of the cluster, at least 1.
         groups: u32,
     },
-    /// Group 0 only: binds a node id to a data directory; the first one wins, until incarnation 0 looses it again.
+    /// Group 0 only: binds a node id to a data directory; the first one wins, until incarnation 0 looses it again. Of one
+    /// directory the last start wins.
     RegisterNode {
         /// The node.
         node_id: u64,
         /// Its data directory's number.
         incarnation: u64,
+        /// How often that has been started from.
+        start: u64,
+        /// Drawn by the process that was started.
+        nonce: u64,
     },
     /// The regime record: whether class `geo` waits for every site.
     SetRegime {
@@ -137,10 +142,11 @@ impl PreparedCommand {
                 })?;
                 None
             }
-            Command::RegisterNode { node_id, incarnation } => {
+            Command::RegisterNode { node_id, incarnation, start, nonce } => {
                 frame(&mut bytes, KIND_REGISTER_NODE, |out| {
-                    out.extend_from_slice(&node_id.to_le_bytes());
-                    out.extend_from_slice(&incarnation.to_le_bytes());
+                    for number in [node_id, incarnation, start, nonce] {
+                        out.extend_from_slice(&number.to_le_bytes());
+                    }
                 })?;
                 None
             }
@@ -442,7 +448,9 @@ impl<'a> CommandView<'a> {
             }
             KIND_REGISTER_NODE => {
                 let node_id = reader.u64("node id")?;
-                Command::RegisterNode { node_id, incarnation: reader.u64("incarnation")? }
+                let incarnation = reader.u64("incarnation")?;
+                let (start, nonce) = (reader.u64("start")?, reader.u64("nonce")?);
+                Command::RegisterNode { node_id, incarnation, start, nonce }
             }
             KIND_SET_REGIME => {
                 let (is_degraded, reason) = (reader.u8("regime")?, read_text(&mut reader)?);

@@ -9,12 +9,14 @@
 //! | file | about |
 //! |---|---|
 //! | `contact` | who has answered and when: what can be reached, what the remote can prove |
+//! | `remembered` | what others have acknowledged and voted, and who has forgotten some of it |
 
 mod contact;
+mod remembered;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,6 +33,7 @@ use crate::placement::{
 };
 
 pub use self::contact::ProofPart;
+pub use self::remembered::{GoneBack, LogEnd, Remembered};
 
 /// What a held reply learns when it is released.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ struct Leading {
     is_placing: bool,
     /// The voter that is about to be removed: nothing more becomes placed by what it alone holds.
     leaving: Option<u64>,
+    /// The process of each node that has answered.
+    processes: BTreeMap<u64, u64>,
 }
 
 impl Leading {
@@ -89,6 +94,10 @@ struct Inner {
     unheld_sites: Vec<String>,
     /// The highest index that was acknowledged as class `geo` without being degraded.
     geo_acked: u64,
+    /// Of all terms of this run.
+    remembered: BTreeMap<u64, Remembered>,
+    /// Nodes that have forgotten something, by the number of their directory.
+    gone_back: BTreeMap<u64, GoneBack>,
 }
 
 /// What a gate is made with.
@@ -164,6 +173,8 @@ impl Gate {
             before: Vec::new(),
             unheld_sites: Vec::new(),
             geo_acked: 0,
+            remembered: BTreeMap::new(),
+            gone_back: BTreeMap::new(),
         };
         Self {
             node_id,
@@ -297,6 +308,7 @@ impl Gate {
             inherited: self.log.state(self.group).last.map_or(0, |point| point.index),
             is_placing: false,
             leaving: None,
+            processes: BTreeMap::new(),
         });
         self.drain(inner)
     }
@@ -345,13 +357,18 @@ impl Gate {
     pub fn acknowledged(&self, term: u64, node: u64, incarnation: u64, index: Option<u64>) {
         {
             let mut inner = self.inner();
-            let Some(leading) = inner.leading.as_mut().filter(|leading| leading.term == term) else { return };
+            let Inner { leading, remembered, gone_back, .. } = &mut *inner;
+            let Some(leading) = leading.as_mut().filter(|leading| leading.term == term) else { return };
             if incarnation != 0 {
                 leading.acks.meet(node, incarnation);
+            }
+            if gone_back.get(&node).is_some_and(|back| back.incarnation == incarnation) {
+                return;
             }
             leading.contacts.answered(node, Instant::now(), (self.clock)(), index);
             let Some(index) = index else { return };
             leading.acks.acknowledge(term, node, index);
+            remembered.entry(node).or_default().acknowledged(incarnation, term, index);
         }
         self.advance();
     }

@@ -124,6 +124,8 @@ impl Network {
         let entries: Result<Vec<_>, _> = rpc.entries.into_iter().map(entry_to_wire).collect();
         let placed = self.gate.placed().known;
         let without_quorum = self.gate.without_quorum().unwrap_or_default();
+        let (acknowledged_incarnation, acknowledged) =
+            self.gate.acknowledged_by(rpc.vote.leader_id.term, self.target);
         Ok(v1::PeerAppendRequest {
             header: Some(self.peers.header(self.target, self.group)),
             vote: Some(vote_to_wire(&rpc.vote)),
@@ -135,6 +137,8 @@ impl Network {
             proof: self.proof(),
             answer_when_applied: false,
             without_quorum_ms: u64::try_from(without_quorum.as_millis()).unwrap_or(u64::MAX),
+            acknowledged,
+            acknowledged_incarnation,
         })
     }
 
@@ -175,6 +179,12 @@ impl Network {
             .map_err(unreachable)?;
         let vote = vote_from_wire(answer.vote).map_err(codec_error)?;
         let last = log_id_from_wire(answer.last);
+        if let Some(header) = &answer.header
+            && answer.granted
+            && !pre_vote
+        {
+            self.gate.voted_for_this(self.target, header.incarnation, rpc.vote.leader_id.term);
+        }
         if let Some(last) = last
             && answer.granted
             && answer.last_is_flushed

@@ -5,6 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
@@ -16,9 +17,12 @@ use tercet_proto::v1::peer_server::Peer;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
-use crate::controller;
+use crate::controller::alone::{self, advice};
+use crate::identity::judge_term;
+use crate::identity::processes::Process;
 use crate::node::Node;
 use crate::raft::electorate;
+use crate::raft::gate::{GoneBack, LogEnd, Remembered};
 use crate::raft::group::Group;
 use crate::repair;
 
@@ -40,8 +44,45 @@ impl PeerService {
     }
 
     fn accept(&self, header: Option<&v1::Header>) -> Result<(), Status> {
-        let wrong = |why| refuse(Refusal::new(Reason::WrongCluster, "header", why));
-        self.node.identity.accept(header).map_err(wrong)
+        self.knows(header)?;
+        self.node.identity.accept(header).map_err(wrong_header)
+    }
+
+    /// As `accept`, of whoever may not take part yet.
+    fn accept_greeting(&self, header: Option<&v1::Header>) -> Result<(), Status> {
+        self.knows(header)?;
+        self.node.identity.accept_greeting(header).map_err(wrong_header)
+    }
+
+    /// The sender is a node of the topology.
+    fn knows(&self, header: Option<&v1::Header>) -> Result<(), Status> {
+        match header {
+            Some(header)
+                if !self.node.peers.knows(header.from_node)
+                    && header.from_node != self.node.identity.node_id() =>
+            {
+                Err(wrong_header(format!("node {} is not in the topology", header.from_node)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the node remembers of a directory, and notices of where its logs end.
+    fn remembered(&self, request: &v1::HelloRequest) -> Vec<v1::PeerRemembered> {
+        let Some(header) = &request.header else { return Vec::new() };
+        let (from, incarnation) = (header.from_node, header.incarnation);
+        let of_end = |end: &v1::PeerLogEnd| {
+            let group = self.node.groups.get(end.group).ok()?;
+            let known = group.gate().remembered(from, incarnation)?;
+            let said = LogEnd { vote_term: end.vote_term, last: end.last_index };
+            match known.contradicted_by(said) {
+                Some(_) => group.gate().gone_back(from, GoneBack { incarnation, had: known.index }),
+                None => group.gate().came_back(from),
+            }
+            let Remembered { term, index, vote_term, .. } = known;
+            Some(v1::PeerRemembered { group: end.group, term, index, vote_term })
+        };
+        request.logs.iter().filter_map(of_end).collect()
     }
 
     /// The group of a message that may be answered.
@@ -67,7 +108,55 @@ impl PeerService {
     }
 
     fn header(&self, to: Option<&v1::Header>) -> Option<v1::Header> {
-        to.map(|header| self.node.identity.header(header.from_node, header.group))
+        to.map(|header| self.node.identity.answer_header(header.from_node, header.group))
+    }
+
+    /// Whether this is a term that can be: one near the end of the numbers would end all elections.
+    fn judge_term(group: &Group, vote: Option<&v1::PeerVote>) -> Result<(), Status> {
+        judge_term(group.term(), vote.map_or(0, |vote| vote.term))
+            .map_err(|why| refuse(Refusal::new(Reason::WrongCluster, "vote.term", why)))
+    }
+}
+
+fn wrong_header(why: String) -> Status {
+    refuse(Refusal::new(Reason::WrongCluster, "header", why))
+}
+
+/// Answers an append request, and notices when this node has forgotten what it acknowledged to that leader.
+async fn appended(node: Arc<Node>, group: Arc<Group>, request: v1::PeerAppendRequest) -> AppendAnswer {
+    use v1::peer_append_response::Result as Answer;
+    let header =
+        request.header.as_ref().map(|header| node.identity.answer_header(header.from_node, header.group));
+    let counted =
+        (request.acknowledged_incarnation == node.identity.incarnation()).then_some(request.acknowledged);
+    let mut answer = group.handle_append(request).await.map_err(internal)?;
+    if let (Some(Answer::Conflict(at)), Some(counted)) = (&answer.result, counted)
+        && at.index <= counted
+    {
+        node.failure.send_replace(Some(format!(
+            "node {}: its data directory was put back to an earlier state: it acknowledged entry {counted} of group {}, and does not hold \
+             entry {}; {}",
+            node.name,
+            group.id(),
+            at.index,
+            advice(&node)
+        )));
+    }
+    answer.header = header;
+    Ok(answer)
+}
+
+impl PeerService {
+    async fn voted(
+        &self,
+        request: v1::PeerVoteRequest,
+        pre_vote: bool,
+    ) -> Result<Response<v1::PeerVoteResponse>, Status> {
+        let group = self.group(request.header.as_ref())?;
+        Self::judge_term(&group, request.vote.as_ref())?;
+        let header = self.header(request.header.as_ref());
+        let answer = group.handle_vote(request, pre_vote).await.map_err(internal)?;
+        Ok(Response::new(v1::PeerVoteResponse { header, ..answer }))
     }
 }
 
@@ -117,10 +206,14 @@ impl Appends {
 
     /// Works are polled in the order of arrival, so Raft sees the requests in that order.
     fn begin(&mut self, request: v1::PeerAppendRequest) {
-        let work: BoxFuture<'static, AppendAnswer> = match self.service.group(request.header.as_ref()) {
+        let group = self.service.group(request.header.as_ref()).and_then(|group| {
+            PeerService::judge_term(&group, request.vote.as_ref())?;
+            Ok(group)
+        });
+        let work: BoxFuture<'static, AppendAnswer> = match group {
             Ok(group) => {
                 self.from = request.header.as_ref().map(|header| (header.from_node, group.clone()));
-                Box::pin(async move { group.handle_append(request).await.map_err(internal) })
+                Box::pin(appended(self.service.node.clone(), group, request))
             }
             Err(status) => {
                 self.requests = None;
@@ -151,12 +244,17 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Peer for PeerService {
     async fn hello(&self, request: Request<v1::HelloRequest>) -> Result<Response<v1::HelloResponse>, Status> {
         let request = request.into_inner();
-        self.accept(request.header.as_ref())?;
+        let asker = request.header.as_ref().map(Process::of).unwrap_or_default();
+        self.accept_greeting(request.header.as_ref())?;
         let from = request.header.as_ref().map_or(0, |header| header.from_node);
+        let other = self.node.identity.processes().other_than(from, asker);
         let zero = self.node.group_zero().ok();
+        let lease = self.node.identity.processes().lease();
+        let leader =
+            zero.as_ref().filter(|zero| zero.out_of_contact() <= lease).and_then(|zero| zero.leader());
         let (registered, applied_index) = zero.map_or((None, 0), |zero| {
             let ledger = zero.state().ledger();
-            (ledger.registered_incarnation(from), ledger.applied().map_or(0, |(_, index)| index))
+            (ledger.registered(from), ledger.applied().map_or(0, |(_, index)| index))
         });
         // A quarantined group has records.
         let running = self.node.groups.running();
@@ -167,8 +265,16 @@ impl Peer for PeerService {
         Ok(Response::new(v1::HelloResponse {
             header: self.header(request.header.as_ref()),
             fresh,
-            registered_incarnation: registered.unwrap_or(0),
-            in_reach: if request.look_around { controller::in_reach(&self.node).await } else { Vec::new() },
+            registered_incarnation: registered.map_or(0, |known| known.incarnation),
+            registered: registered.map(|known| alone::to_wire(alone::registered(known), Duration::ZERO)),
+            other: other.map(|(process, silent)| alone::to_wire(process, silent)),
+            leader: leader.unwrap_or(0),
+            remembered: self.remembered(&request),
+            in_reach: if request.look_around {
+                crate::controller::in_reach(&self.node).await
+            } else {
+                Vec::new()
+            },
             members: electorate::to_wire(&repair::Host::electorate(&*self.node, 0)),
             applied_index,
             last_index: self.node.log.state(0).last.map_or(0, |last| last.index),
@@ -200,8 +306,7 @@ impl Peer for PeerService {
         request: Request<v1::PeerVoteRequest>,
     ) -> Result<Response<v1::PeerVoteResponse>, Status> {
         let request = request.into_inner();
-        let group = self.group(request.header.as_ref())?;
-        group.handle_vote(request, false).await.map(Response::new).map_err(internal)
+        self.voted(request, false).await
     }
 
     async fn pre_vote(
@@ -209,8 +314,7 @@ impl Peer for PeerService {
         request: Request<v1::PeerVoteRequest>,
     ) -> Result<Response<v1::PeerVoteResponse>, Status> {
         let request = request.into_inner();
-        let group = self.group(request.header.as_ref())?;
-        group.handle_vote(request, true).await.map(Response::new).map_err(internal)
+        self.voted(request, true).await
     }
 
     async fn transfer_leader(
@@ -220,6 +324,7 @@ impl Peer for PeerService {
         let request = request.into_inner();
         let group = self.group(request.header.as_ref())?;
         let header = self.header(request.header.as_ref());
+        Self::judge_term(&group, request.from_leader.as_ref())?;
         let refused = group.handle_transfer(request).await.map_err(internal)?;
         Ok(Response::new(v1::PeerTransferResponse { header, refused }))
     }
@@ -229,11 +334,13 @@ impl Peer for PeerService {
         request: Request<v1::FetchRecordsRequest>,
     ) -> Result<Response<v1::FetchRecordsResponse>, Status> {
         let request = request.into_inner();
-        self.accept(request.header.as_ref())?;
-        let node = self.node.clone();
+        // A node that is being repaired does not take part.
+        self.accept_greeting(request.header.as_ref())?;
+        let (node, header) = (self.node.clone(), self.header(request.header.as_ref()));
         // It may read the disk.
         let answered = tokio::task::spawn_blocking(move || repair::answer(&*node, &request));
-        answered.await.map_err(internal)?.map(Response::new).map_err(refuse)
+        let answer = answered.await.map_err(internal)?.map_err(refuse)?;
+        Ok(Response::new(v1::FetchRecordsResponse { header, ..answer }))
     }
 
     async fn install_snapshot(
@@ -252,9 +359,11 @@ impl Peer for PeerService {
             let kept = first.get_or_insert(chunk);
             if last {
                 let group = self.group(kept.header.as_ref())?;
+                Self::judge_term(&group, kept.vote.as_ref())?;
+                let header = self.header(kept.header.as_ref());
                 let answer =
                     group.handle_snapshot(kept.vote, &kept.meta, data.into()).await.map_err(internal)?;
-                return Ok(Response::new(answer));
+                return Ok(Response::new(v1::PeerSnapshotResponse { header, ..answer }));
             }
         }
         Err(internal("the snapshot ended before its last chunk"))

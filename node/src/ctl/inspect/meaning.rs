@@ -67,8 +67,8 @@ fn other(command: &Command) -> String {
         Command::FormCluster { cluster_id, groups } => {
             format!("form cluster {} of {}", hex(cluster_id), counted((*groups).into(), "group", "groups"))
         }
-        Command::RegisterNode { node_id, incarnation } => {
-            format!("register node {node_id} with incarnation {incarnation}")
+        Command::RegisterNode { node_id, incarnation, start, .. } => {
+            format!("register node {node_id} with incarnation {incarnation}, start {start}")
         }
         Command::SetRegime { degraded: Some(_), reason } => {
             format!("acknowledge geo as city from now on: {reason}")
@@ -101,11 +101,13 @@ mod tests {
         builder.push_prepared(&append("interbank", 5));
         builder.push_prepared(&append("other", 1));
         builder.push_prepared(&append("interbank", 2));
-        builder.push(&Command::RegisterNode { node_id: 4, incarnation: 9 }).expect("valid");
+        builder
+            .push(&Command::RegisterNode { node_id: 4, incarnation: 9, start: 2, nonce: 7 })
+            .expect("valid");
         assert_eq!(
             meaning(TAG_PROPOSAL, &builder.finish()),
             "proposal of node 3: 7 entries in 2 requests for interbank, 1 entry in 1 request for other, \
-             register node 4 with incarnation 9"
+             register node 4 with incarnation 9, start 2"
         );
     }
 

@@ -299,16 +299,22 @@ fn the_catalog_spreads_journals_and_keeps_the_first() {
     assert_eq!(next, Outcome::JournalMapped { name: "f".into(), group: 2, new: true });
     assert_eq!(replica.ledger.mapped_group("d"), Some(0));
     assert_eq!(replica.ledger.mapped_journals(Some("d")).collect::<Vec<_>>(), [("e", 1), ("f", 2)]);
-    let bound = replica.command(&Command::RegisterNode { node_id: 5, incarnation: 11 });
+    let bound = replica.command(&Command::RegisterNode { node_id: 5, incarnation: 11, start: 0, nonce: 0 });
     assert_eq!(bound, Outcome::NodeRegistered { node_id: 5, incarnation: 11, new: true });
-    let other = replica.command(&Command::RegisterNode { node_id: 5, incarnation: 99 });
+    let other = replica.command(&Command::RegisterNode { node_id: 5, incarnation: 99, start: 0, nonce: 0 });
     assert_eq!(other, Outcome::NodeRegistered { node_id: 5, incarnation: 11, new: false });
     assert_eq!(replica.ledger.registered_incarnation(5), Some(11));
     assert_eq!(replica.ledger.registered_incarnation(6), None);
-    replica.command(&Command::RegisterNode { node_id: 5, incarnation: 0 });
+    replica.command(&Command::RegisterNode { node_id: 5, incarnation: 0, start: 0, nonce: 0 });
     assert_eq!(replica.ledger.registered_incarnation(5), None, "loosed");
-    replica.command(&Command::RegisterNode { node_id: 5, incarnation: 12 });
+    replica.command(&Command::RegisterNode { node_id: 5, incarnation: 12, start: 0, nonce: 0 });
     assert_eq!(replica.ledger.registered_incarnation(5), Some(12));
+    // Of one directory the last start counts, whatever comes late.
+    for (start, nonce, kept) in [(2, 70, (2, 70)), (2, 71, (2, 70)), (1, 72, (2, 70)), (5, 73, (5, 73))] {
+        replica.command(&Command::RegisterNode { node_id: 5, incarnation: 12, start, nonce });
+        let known = replica.ledger.registered(5).expect("registered");
+        assert_eq!((known.incarnation, known.start, known.nonce), (12, kept.0, kept.1));
+    }
 }
 
 #[test]

@@ -173,7 +173,14 @@ fn build(clock_us: i64, steps: &[Step]) -> bytes::Bytes {
                 builder.push(&Command::FormCluster { cluster_id: [1; 16], groups: *groups }).unwrap();
             }
             Step::Register { node, incarnation } => {
-                builder.push(&Command::RegisterNode { node_id: *node, incarnation: *incarnation }).unwrap();
+                builder
+                    .push(&Command::RegisterNode {
+                        node_id: *node,
+                        incarnation: *incarnation,
+                        start: 0,
+                        nonce: 0,
+                    })
+                    .unwrap();
             }
         }
     }

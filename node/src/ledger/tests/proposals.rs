@@ -28,7 +28,7 @@ fn all_commands() -> Vec<Command> {
         Command::CreateJournal(settings("j")),
         Command::MapJournal { name: "j".into() },
         Command::FormCluster { cluster_id: [7; 16], groups: 2 },
-        Command::RegisterNode { node_id: 9, incarnation: 8 },
+        Command::RegisterNode { node_id: 9, incarnation: 8, start: 7, nonce: 6 },
         Command::SetRegime { reason: "c1".into(), degraded: Some(budget()) },
         Command::SetRegime { reason: "up".into(), degraded: None },
     ]
@@ -61,7 +61,7 @@ fn golden_bytes_of_version_1() {
         // form cluster
         "0414000000", "0707070707070707070707070707070702000000",
         // register node
-        "0510000000", "09000000000000000800000000000000",
+        "0520000000", "09000000000000000800000000000000", "07000000000000000600000000000000",
         // set regime: degraded, reason, entries, seconds, one currency and its amount; normal, reason
         "062a000000", "01", "02006331", "0300000000000000", "3c00000000000000",
         "0100", "435a4b", "f4010000000000000000000000000000",

@@ -27,7 +27,7 @@ fn a_checkpoint_holds_only_what_changed() {
 #[test]
 fn a_node_that_was_replaced_between_two_checkpoints_is_written_once() {
     let mut replica = Replica::of_group(0);
-    let register = |incarnation| Command::RegisterNode { node_id: 4, incarnation };
+    let register = |incarnation| Command::RegisterNode { node_id: 4, incarnation, start: 0, nonce: 0 };
     for incarnation in [7, 0, 8] {
         replica.command(&register(incarnation));
     }
@@ -95,7 +95,7 @@ fn a_damaged_checkpoint_is_refused() {
     replica.append(vec![payment("a", "AB", 1), payment("b", "AB", 1)]);
     replica.command(&crate::ledger::Command::FormCluster { cluster_id: [1; 16], groups: 1 });
     replica.command(&crate::ledger::Command::MapJournal { name: "j".into() });
-    replica.command(&crate::ledger::Command::RegisterNode { node_id: 1, incarnation: 1 });
+    replica.command(&crate::ledger::Command::RegisterNode { node_id: 1, incarnation: 1, start: 0, nonce: 0 });
     replica.checkpoint();
     let pairs = replica.index.pairs();
     let read_at_restart = pairs.iter().filter(|(key, _)| key[4] != b'P');

@@ -95,6 +95,12 @@ impl Group {
         (seen.state == ServerState::Leader).then_some(seen.vote.leader_id.term)
     }
 
+    /// The term of this node's vote; right after the start it may not be known yet: 0.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.raft.server_metrics().borrow_watched().vote.leader_id.term
+    }
+
     /// Moves leadership to whoever is nearest to caught up among the voters in contact, and says to whom.
     ///
     /// # Errors

@@ -60,6 +60,7 @@ where
         sent: VecDeque::new(),
         rests_until: None,
         seeding: None,
+        nonce: 0,
     };
     futures::stream::unfold(session, |mut session| async move {
         let outcome = session.next().await?;
@@ -82,6 +83,8 @@ struct Exchange<'s> {
     rests_until: Option<Instant>,
     /// While it has no vote.
     seeding: Option<Seeding>,
+    /// The follower's process, as far as the gate has been told; 0: none.
+    nonce: u64,
 }
 
 impl Exchange<'_> {
@@ -98,7 +101,7 @@ impl Exchange<'_> {
                 biased;
                 answer = self.network.link.answer() => {
                     self.sent.pop_front();
-                    let outcome = answer.map_err(link_error).and_then(|answer| self.outcome(answer));
+                    let outcome = answer.map_err(link_error).and_then(|answer| self.outcome(&answer));
                     if let Ok(Ok(matched)) = &outcome {
                         self.answered(matched.index());
                     }
@@ -175,8 +178,14 @@ impl Exchange<'_> {
         })
     }
 
-    fn outcome(&self, answer: v1::PeerAppendResponse) -> Outcome {
-        append_result(answer, &self.network.gate, self.term, self.network.target)
+    fn outcome(&mut self, answer: &v1::PeerAppendResponse) -> Outcome {
+        let Network { gate, peers, target, .. } = &*self.network;
+        peers.accept_answer(*target, answer.header.as_ref()).map_err(super::unreachable)?;
+        if let Some(header) = answer.header.as_ref().filter(|header| header.nonce != self.nonce) {
+            gate.met_process(self.term, *target, header.nonce);
+            self.nonce = header.nonce;
+        }
+        append_result(answer, gate, self.term, *target)
     }
 }
 
@@ -199,21 +208,28 @@ async fn next_of(
 }
 
 /// What a follower's answer means to openraft, and to the gate.
-fn append_result(response: v1::PeerAppendResponse, gate: &Gate, term: u64, target: u64) -> Outcome {
+fn append_result(response: &v1::PeerAppendResponse, gate: &Gate, term: u64, target: u64) -> Outcome {
     use v1::peer_append_response::Result as Answer;
     gate.takes(term, target, &response.takes_no_entries);
-    match response.result {
+    match &response.result {
         Some(Answer::Matched(matched)) => {
             let log_id = log_id_from_wire(matched.log_id);
             gate.acknowledged(term, target, matched.incarnation, log_id.map(|id| id.index));
             Ok(Ok(log_id))
         }
-        Some(Answer::Conflict(at)) => match log_id_from_wire(Some(at)) {
-            Some(log_id) => Ok(Err(StreamAppendError::Conflict(log_id))),
-            None => Err(broken("a conflict without a log id")),
-        },
+        Some(Answer::Conflict(at)) => {
+            let incarnation = response.header.as_ref().map_or(0, |header| header.incarnation);
+            if gate.contradicts(term, target, incarnation, at.index) {
+                // openraft takes it for granted that this cannot be, and would go on counting what the follower has forgotten.
+                return Err(super::unreachable("its log has gone back behind what it had acknowledged"));
+            }
+            match log_id_from_wire(Some(*at)) {
+                Some(log_id) => Ok(Err(StreamAppendError::Conflict(log_id))),
+                None => Err(broken("a conflict without a log id")),
+            }
+        }
         Some(Answer::HigherVote(vote)) => {
-            let vote = vote_from_wire(Some(vote)).map_err(codec_error)?;
+            let vote = vote_from_wire(Some(*vote)).map_err(codec_error)?;
             Ok(Err(StreamAppendError::HigherVote(vote)))
         }
         Some(Answer::Fatal(why)) => Err(super::unreachable(why)),

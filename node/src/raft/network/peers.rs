@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tercet_proto::v1;
@@ -41,6 +42,7 @@ pub struct Peers {
     identity: Arc<Identity>,
     channels: BTreeMap<u64, Channel>,
     silence: Duration,
+    takes_part: AtomicBool,
 }
 
 impl Peers {
@@ -67,12 +69,56 @@ impl Peers {
                 .initial_connection_window_size(WINDOW_BYTES);
             channels.insert(node, endpoint.connect_lazy());
         }
-        Ok(Self { identity, channels, silence })
+        Ok(Self { identity, channels, silence, takes_part: AtomicBool::new(false) })
     }
 
     /// Ids of all other nodes.
     pub fn ids(&self) -> impl Iterator<Item = u64> + '_ {
         self.channels.keys().copied()
+    }
+
+    /// Whether a node is one of the others.
+    #[must_use]
+    pub fn knows(&self, node: u64) -> bool {
+        self.channels.contains_key(&node)
+    }
+
+    /// Whether this node may ask for votes: not before it has asked whether it is who it takes itself for.
+    #[must_use]
+    pub fn takes_part(&self) -> bool {
+        self.takes_part.load(Ordering::Acquire)
+    }
+
+    /// From now on it may.
+    pub fn take_part(&self) {
+        self.takes_part.store(true, Ordering::Release);
+    }
+
+    /// See [`Identity::accept_answer`].
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn accept_answer(&self, node: u64, header: Option<&v1::Header>) -> Result<(), String> {
+        self.identity.accept_answer(node, header)
+    }
+
+    /// See [`Identity::accept_greeting_back`].
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn accept_greeting_back(&self, node: u64, header: Option<&v1::Header>) -> Result<(), String> {
+        self.identity.accept_greeting_back(node, header)
+    }
+
+    /// Greets a node.
+    ///
+    /// # Errors
+    /// It does not answer, or another one does, in words.
+    pub async fn hello(&self, node: u64, request: v1::HelloRequest) -> Result<v1::HelloResponse, String> {
+        let mut client = self.client(node).map_err(|error| error.to_string())?;
+        let answer = client.hello(request).await.map_err(|status| status.to_string())?.into_inner();
+        self.accept_greeting_back(node, answer.header.as_ref())?;
+        Ok(answer)
     }
 
     /// The header of a message.

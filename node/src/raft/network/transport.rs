@@ -56,6 +56,11 @@ pub trait Carrier: Send + Sync {
         to_node: u64,
         requests: mpsc::UnboundedReceiver<v1::PeerAppendRequest>,
     ) -> BoxFuture<'static, Result<CarriedAnswers, String>>;
+    /// Whether an answer is one of the node that was asked.
+    ///
+    /// # Errors
+    /// What does not fit.
+    fn accept_answer(&self, from_node: u64, header: Option<&v1::Header>) -> Result<(), String>;
     /// For how long an append stream may leave a request unanswered.
     fn silence(&self) -> std::time::Duration;
 }
@@ -81,6 +86,14 @@ impl Transport {
         }
     }
 
+    /// Whether an answer is one of the node that was asked, and of the process that speaks for it.
+    pub(super) fn accept_answer(&self, from_node: u64, header: Option<&v1::Header>) -> Result<(), String> {
+        match self {
+            Self::Grpc(peers) => peers.accept_answer(from_node, header),
+            Self::Carried(carrier) => carrier.accept_answer(from_node, header),
+        }
+    }
+
     pub(super) async fn vote(
         &self,
         to_node: u64,
@@ -91,9 +104,14 @@ impl Transport {
             Self::Grpc(peers) => peers,
             Self::Carried(carrier) => return carrier.vote(to_node, request, pre_vote).await,
         };
+        if !peers.takes_part() {
+            return Err("this node does not take part yet".into());
+        }
         let mut client = peers.client(to_node).map_err(words)?;
         let answer = if pre_vote { client.pre_vote(request).await } else { client.vote(request).await };
-        answer.map(tonic::Response::into_inner).map_err(words)
+        let answer = answer.map(tonic::Response::into_inner).map_err(words)?;
+        peers.accept_answer(to_node, answer.header.as_ref())?;
+        Ok(answer)
     }
 
     pub(super) async fn transfer_leader(
@@ -106,18 +124,18 @@ impl Transport {
             Self::Carried(carrier) => return carrier.transfer_leader(to_node, request).await,
         };
         let mut client = peers.client(to_node).map_err(words)?;
-        client.transfer_leader(request).await.map(tonic::Response::into_inner).map_err(words)
+        let answer = client.transfer_leader(request).await.map(tonic::Response::into_inner).map_err(words)?;
+        peers.accept_answer(to_node, answer.header.as_ref())?;
+        Ok(answer)
     }
 
     /// Whether a node answers; whoever asks sets the time limit.
     pub(in crate::raft) async fn answers(&self, to_node: u64) -> bool {
         match self {
             Self::Grpc(peers) => {
-                let request = v1::HelloRequest { header: Some(peers.header(to_node, 0)), look_around: false };
-                match peers.client(to_node) {
-                    Ok(mut client) => client.hello(request).await.is_ok(),
-                    Err(_) => false,
-                }
+                let request =
+                    v1::HelloRequest { header: Some(peers.header(to_node, 0)), ..Default::default() };
+                peers.hello(to_node, request).await.is_ok()
             }
             Self::Carried(carrier) => carrier.hello(to_node).await.is_ok(),
         }
@@ -133,7 +151,9 @@ impl Transport {
             Self::Carried(carrier) => return carrier.fetch_records(to_node, request).await,
         };
         let mut client = peers.client(to_node).map_err(words)?;
-        client.fetch_records(request).await.map(tonic::Response::into_inner).map_err(words)
+        let answer = client.fetch_records(request).await.map(tonic::Response::into_inner).map_err(words)?;
+        peers.accept_greeting_back(to_node, answer.header.as_ref())?;
+        Ok(answer)
     }
 
     pub(super) async fn install_snapshot(
@@ -147,7 +167,9 @@ impl Transport {
         };
         let mut client = peers.client(to_node).map_err(words)?;
         let sent = client.install_snapshot(tokio_stream::iter(chunks)).await;
-        sent.map(tonic::Response::into_inner).map_err(words)
+        let answer = sent.map(tonic::Response::into_inner).map_err(words)?;
+        peers.accept_answer(to_node, answer.header.as_ref())?;
+        Ok(answer)
     }
 
     /// A new append stream to a node.
