@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`identity`], [`server`], [`node`], [`groups`] | a data directory's owner; wiring a node; what its services share |
 //! | [`rpc`] | gRPC services, statuses, forwarding |
+//! | [`doors`] | who comes in through the ports, and how much each may make a node hold |
 //! | [`admission`], [`descriptors`] | bounded work; how many files may be open |
 //! | [`room`], [`ballast`] | a disk that is nearly full or stands still; room for a start on a full one |
 //! | [`raft`] | openraft over the segment log, the network, the proposer and the placement gate |
@@ -22,6 +23,7 @@ pub mod ballast;
 pub mod controller;
 pub mod ctl;
 pub mod descriptors;
+pub mod doors;
 pub mod exposure;
 pub mod groups;
 pub mod identity;

@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, watch};
 use crate::admission::Admission;
 use crate::controller::alone;
 use crate::descriptors::Descriptors;
+use crate::doors::Doors;
 use crate::groups::{Groups, Standing};
 use crate::identity::Identity;
 use crate::raft::codec::decode_vote;
@@ -41,6 +42,8 @@ pub struct Node {
     pub disk: String,
     /// How many files may be open: bounds callers' connections.
     pub descriptors: Descriptors,
+    /// Bounds of what callers make it hold.
+    pub doors: Doors,
     /// Bounds of what it works on.
     pub admission: Admission,
     /// Its metrics.

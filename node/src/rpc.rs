@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod append;
 mod append_stream;
+pub mod bodies;
 mod health;
 pub mod ledger;
 pub mod peer;

@@ -23,6 +23,7 @@ use crate::admission::Admission;
 use crate::ballast;
 use crate::controller;
 use crate::descriptors::{Descriptors, TooFewDescriptors};
+use crate::doors::{Doors, Doorway};
 use crate::groups::{Groups, Quarantine, Standing};
 use crate::identity::parts::FoundLog;
 use crate::identity::{Drawn, Identity, IdentityError};
@@ -419,6 +420,7 @@ async fn build_node(
     }
     let metrics = Metrics::new(&name).map_err(|error| ServerError::Services(error.to_string()))?;
     Ok(Node {
+        doors: Doors::new(&topology.limits, descriptors.connections_max()),
         admission: Admission::new(topology.limits.inflight_requests, topology.limits.inflight_bytes),
         identity,
         topology,
@@ -471,7 +473,8 @@ fn serve_all(tasks: &mut JoinSet<()>, node: &Arc<Node>, listeners: Listeners) ->
     tasks.spawn(peer);
     tasks.spawn(client);
     if let Some(listener) = listeners.metrics {
-        tasks.spawn(telemetry::serve(listener, node.clone(), stopped(node.stopping.clone())));
+        let doorway = Doorway::http1(listener, node.doors.metrics.clone());
+        tasks.spawn(telemetry::serve(doorway, node.clone(), stopped(node.stopping.clone())));
     }
     Ok(())
 }

@@ -4,15 +4,21 @@
 //! hot path pays for counters only.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tercet_proto::v1::DurabilityClass;
-use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
+use crate::doors::Doorway;
 use crate::groups::Standing;
 use crate::node::Node;
 use crate::placement::Class;
@@ -29,6 +35,7 @@ pub struct Metrics {
     group: IntGaugeVec,
     log: IntGaugeVec,
     process: IntGaugeVec,
+    door: IntGaugeVec,
 }
 
 impl Metrics {
@@ -58,7 +65,12 @@ impl Metrics {
         registry.register(Box::new(group.clone()))?;
         registry.register(Box::new(log.clone()))?;
         registry.register(Box::new(process.clone()))?;
-        Ok(Self { registry, appends, entries, append_seconds, group, log, process })
+        let door = IntGaugeVec::new(
+            Opts::new("tercet_door", "Callers at a port: now, and refused since start"),
+            &["port", "what"],
+        )?;
+        registry.register(Box::new(door.clone()))?;
+        Ok(Self { registry, appends, entries, append_seconds, group, log, process, door })
     }
 
     fn read_gauges(&self, node: &Node) {
@@ -112,6 +124,19 @@ impl Metrics {
         set("scrub_rounds", scrubbed.rounds);
         set("scrub_findings", scrubbed.findings);
         set("failed", u64::from(node.log.failure().is_some()));
+        for door in node.doors.all() {
+            let set = |what: &str, value: u64| {
+                self.door.with_label_values(&[door.port, what]).set(signed(value));
+            };
+            let since_start = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            set("connections", door.connections() as u64);
+            set("held_bytes", door.held_bytes() as u64);
+            set("accepted", since_start(&door.counts.accepted));
+            set("refused_by_address", since_start(&door.counts.refused_address));
+            set("refused_by_total", since_start(&door.counts.refused_total));
+            set("accept_errors", since_start(&door.counts.accept_errors));
+            set("refused_calls", since_start(&door.counts.refused_calls));
+        }
         self.process.with_label_values(&["resident_bytes"]).set(signed(resident_bytes()));
         self.process.with_label_values(&["log_messages_dropped"]).set(signed(crate::stderr::dropped()));
         self.process.with_label_values(&["uptime_seconds"]).set(signed(node.started.elapsed().as_secs()));
@@ -127,15 +152,42 @@ impl Metrics {
     }
 }
 
-/// Serves `/metrics` until `stop` completes.
-pub async fn serve(listener: TcpListener, node: Arc<Node>, stop: impl Future<Output = ()> + Send + 'static) {
+/// A scraper has sent its request by then,
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// and has taken the page and gone by then.
+const PAGE_PATIENCE: Duration = Duration::from_secs(20);
+const REQUEST_BYTES_MAX: usize = 16 << 10;
+
+/// Serves `/metrics`, one request a connection, until `stop` completes.
+pub async fn serve(mut doorway: Doorway, node: Arc<Node>, stop: impl Future<Output = ()> + Send + 'static) {
     let page = move || {
         let node = node.clone();
         async move { node.metrics.page(&node) }
     };
-    let app = Router::new().route("/metrics", get(page));
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "the metrics page has stopped");
+    let app = TowerToHyperService::new(Router::new().route("/metrics", get(page)));
+    let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE)
+        .max_buf_size(REQUEST_BYTES_MAX)
+        .keep_alive(false);
+    let mut scrapes = JoinSet::new();
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            Some(_) = scrapes.join_next() => {}
+            guest = doorway.next() => {
+                let serving = http.serve_connection(TokioIo::new(guest), app.clone()).into_owned();
+                scrapes.spawn(async move {
+                    match tokio::time::timeout(PAGE_PATIENCE, serving).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(error, "a scrape has failed"),
+                        Err(_) => tracing::debug!("a scraper takes too long"),
+                    }
+                });
+            }
+        }
     }
 }
 

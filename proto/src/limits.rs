@@ -39,8 +39,10 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 pub const MAX_REQUEST_ENTRIES: usize = 8_192;
 /// Largest append request, in bytes as encoded protobuf.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
-/// Largest gRPC message that clients and nodes take, in bytes. Above [`MAX_REQUEST_BYTES`], so that a request that is too
-/// large is refused with a reason instead of by the transport, and so that answers have room.
+/// Largest gRPC message that a node takes of a client, in bytes. Above [`MAX_REQUEST_BYTES`], so that most of what is too large is
+/// looked at before it is refused; what announces more is refused unread, with the same reason.
+pub const MAX_REQUEST_MESSAGE_BYTES: u32 = 5 * 1024 * 1024;
+/// Largest gRPC message that clients take, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Journals a page when `page_size` is 0.

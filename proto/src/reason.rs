@@ -164,6 +164,8 @@ reasons! {
         "The durability class cannot be reached now, or the budget for doing without the remote site is spent; nothing was appended.";
     Overloaded "OVERLOADED" ResourceExhausted Definite SameRequest
         "The node holds as many requests or bytes as it may; nothing was proposed.";
+    CallerStalled "CALLER_STALLED" DeadlineExceeded Definite SameRequest
+        "The caller sent no more of a request, or took no more of an answer, for too long; the request was not taken, or goes on from where the answer ended.";
     DiskFull "DISK_FULL" ResourceExhausted Definite SameRequest
         "The leader's disk is nearly full; nothing was proposed. Reads go on.";
     DiskStalled "DISK_STALLED" Unavailable Definite SameRequest

@@ -173,11 +173,27 @@ pub struct Limits {
     pub inflight_requests: u64,
     /// Free bytes below which appends are refused as DISK_FULL.
     pub disk_reserve_bytes: u64,
+    /// Connections of clients that a node takes, all together.
+    pub client_connections: u32,
+    /// Connections of clients that a node takes from one address. This machine's own may have half of all.
+    pub client_connections_per_address: u32,
+    /// Connections of peers that a node takes, all together.
+    pub peer_connections: u32,
+    /// Connections of peers that a node takes from one address. This machine's own may have half of all.
+    pub peer_connections_per_address: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { inflight_bytes: 64 << 20, inflight_requests: 16_384, disk_reserve_bytes: 64 << 20 }
+        Self {
+            inflight_bytes: 64 << 20,
+            inflight_requests: 16_384,
+            disk_reserve_bytes: 64 << 20,
+            client_connections: 4_096,
+            client_connections_per_address: 256,
+            peer_connections: 256,
+            peer_connections_per_address: 32,
+        }
     }
 }
 

@@ -142,6 +142,18 @@ pub fn decode_pairs(data: &[u8]) -> Result<Vec<Pair>, SnapshotError> {
     Ok(pairs)
 }
 
+/// Whether all keys of a snapshot's content begin with `prefix`: what a group may write of the index that all groups share.
+///
+/// # Errors
+/// A key that does not, or malformed bytes.
+pub fn ensure_within(data: &[u8], prefix: &[u8]) -> Result<(), SnapshotError> {
+    let strays = |(key, _): &Pair| !key.starts_with(prefix);
+    if decode_pairs(data)?.iter().any(strays) {
+        return Err(SnapshotError::Malformed("a key of another group"));
+    }
+    Ok(())
+}
+
 /// A snapshot as the chunks of an InstallSnapshot call.
 ///
 /// # Errors
@@ -185,6 +197,20 @@ mod tests {
             let short = decode_pairs(&data[..cut]);
             assert!(short.is_err() || short.unwrap().len() < pairs.len(), "cut at {cut}");
         }
+    }
+
+    /// The fault: a snapshot of one group wrote keys of all others.
+    #[test]
+    fn a_snapshot_stays_within_its_group() {
+        let of = |keys: &[&[u8]]| {
+            let pairs: Vec<Pair> = keys.iter().map(|key| (key.to_vec(), vec![1])).collect();
+            ensure_within(&encode_pairs(&pairs).unwrap(), &1u32.to_be_bytes())
+        };
+        assert!(of(&[&[0, 0, 0, 1, 7], &[0, 0, 0, 1]]).is_ok());
+        assert!(of(&[&[0, 0, 0, 1, 7], &[0, 0, 0, 2, 7]]).is_err(), "another group's");
+        assert!(of(&[b"raft-membership/"]).is_err());
+        assert!(of(&[&[0, 0, 0]]).is_err());
+        assert!(ensure_within(&[1], &[0]).is_err());
     }
 
     #[test]

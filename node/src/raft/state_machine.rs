@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::runtime::watch;
 use super::snapshot::{
     Snapshot, SnapshotData, SnapshotMeta, decode_pairs, decode_stored_membership, encode_pairs,
-    encode_stored_membership,
+    encode_stored_membership, ensure_within,
 };
 use super::types::{Applied, LogId, Proposal, StoredMembership, TypeConfig, log_id, term_of};
 use crate::keys::SledKeys;
@@ -291,6 +291,7 @@ impl GroupState {
     }
 
     fn install(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        ensure_within(data, &Ledger::key_prefix(self.group)).map_err(invalid)?;
         let mut unfinished = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut writes: std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>> =
             std::collections::BTreeMap::new();

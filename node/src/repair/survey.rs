@@ -14,6 +14,7 @@ use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 use tercet_storage::{self as storage, LogPoint, LogRecord};
 
+use super::WANTED_AT_ONCE;
 use super::host::Host;
 use super::judge::{Answer, Held};
 use crate::placement::Electorate;
@@ -184,7 +185,7 @@ impl fmt::Display for Survey {
 /// What this node's log holds of what a peer has lost.
 ///
 /// # Errors
-/// GROUP_NOT_FOUND, or the log cannot be read.
+/// GROUP_NOT_FOUND, more wanted than [`WANTED_AT_ONCE`], or the log cannot be read.
 pub fn answer(
     node: &impl Host,
     request: &v1::FetchRecordsRequest,
@@ -193,6 +194,10 @@ pub fn answer(
     if group >= node.groups().count() {
         let why = format!("there is no group {group}; this cluster has {}", node.groups().count());
         return Err(Refusal::new(Reason::GroupNotFound, "header.group", why));
+    }
+    if request.wanted.len() > WANTED_AT_ONCE {
+        let why = format!("{} are more than {WANTED_AT_ONCE}", request.wanted.len());
+        return Err(Refusal::new(Reason::RequestMalformed, "wanted", why));
     }
     let log = &node.params().log;
     let leads_before = leads_term(node, group);

@@ -1,6 +1,6 @@
 //! The Peer service: Raft's messages from the other nodes.
 //!
-//! Invariants: every message's header is checked; a node that may not take part yet answers nothing but Hello; answers on an
+//! Invariants: every message's header is checked, that of a snapshot before anything of it is gathered; a node that may not take part yet answers nothing but Hello; answers on an
 //! append stream come in the order of the requests, several are worked on at once.
 
 use std::pin::Pin;
@@ -28,8 +28,10 @@ use crate::repair;
 
 /// Append requests of one stream that are worked on at once.
 const APPENDS_AT_ONCE: usize = 64;
-/// A snapshot larger than this is not taken into memory.
-const SNAPSHOT_BYTES_MAX: usize = 4 << 30;
+/// A snapshot larger than this is not taken into memory; one is taken at a time.
+const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+/// A snapshot's meta record is a membership.
+const SNAPSHOT_META_BYTES_MAX: usize = 64 << 10;
 
 /// The service.
 pub struct PeerService {
@@ -105,6 +107,38 @@ impl PeerService {
             belongs,
         })
         .collect()
+    }
+
+    /// The nodes that answer this one. One look at a time, and whoever has waited for it shares it: a small request makes four
+    /// calls of its own.
+    async fn look_around(&self) -> Vec<u64> {
+        let asked = std::time::Instant::now();
+        let mut seen = self.node.doors.seen.lock().await;
+        match &*seen {
+            Some((began, nodes)) if *began >= asked => nodes.clone(),
+            _ => {
+                let began = std::time::Instant::now();
+                let nodes = crate::controller::in_reach(&self.node).await;
+                *seen = Some((began, nodes.clone()));
+                nodes
+            }
+        }
+    }
+
+    /// Repair shows what is not placed yet, so only to a node of the cluster, from the directory that the cluster knows. Where the
+    /// registry cannot be read (this node's group 0 is damaged, too), the topology has to do: a power cut of all must not lock up.
+    fn ensure_member(&self, header: Option<&v1::Header>) -> Result<(), Status> {
+        let header = header.cloned().unwrap_or_default();
+        let known = self.node.topology.node_by_id(header.from_node).is_some();
+        let registered = self.node.group_zero().ok().and_then(|zero| {
+            let ledger = zero.state().ledger();
+            ledger.registered_incarnation(header.from_node)
+        });
+        if known && registered.is_none_or(|registered| registered == header.incarnation) {
+            return Ok(());
+        }
+        let why = format!("node {} with this directory is none of this cluster's", header.from_node);
+        Err(refuse(Refusal::new(Reason::WrongCluster, "header", why)))
     }
 
     fn header(&self, to: Option<&v1::Header>) -> Option<v1::Header> {
@@ -270,11 +304,7 @@ impl Peer for PeerService {
             other: other.map(|(process, silent)| alone::to_wire(process, silent)),
             leader: leader.unwrap_or(0),
             remembered: self.remembered(&request),
-            in_reach: if request.look_around {
-                crate::controller::in_reach(&self.node).await
-            } else {
-                Vec::new()
-            },
+            in_reach: if request.look_around { self.look_around().await } else { Vec::new() },
             members: electorate::to_wire(&repair::Host::electorate(&*self.node, 0)),
             applied_index,
             last_index: self.node.log.state(0).last.map_or(0, |last| last.index),
@@ -336,6 +366,7 @@ impl Peer for PeerService {
         let request = request.into_inner();
         // A node that is being repaired does not take part.
         self.accept_greeting(request.header.as_ref())?;
+        self.ensure_member(request.header.as_ref())?;
         let (node, header) = (self.node.clone(), self.header(request.header.as_ref()));
         // It may read the disk.
         let answered = tokio::task::spawn_blocking(move || repair::answer(&*node, &request));
@@ -348,6 +379,7 @@ impl Peer for PeerService {
         request: Request<Streaming<v1::PeerSnapshotChunk>>,
     ) -> Result<Response<v1::PeerSnapshotResponse>, Status> {
         let mut chunks = request.into_inner();
+<<<<<<< HEAD
         let mut first: Option<v1::PeerSnapshotChunk> = None;
         let mut data = Vec::new();
         while let Some(chunk) = chunks.message().await? {
@@ -365,7 +397,38 @@ impl Peer for PeerService {
                     group.handle_snapshot(kept.vote, &kept.meta, data.into()).await.map_err(internal)?;
                 return Ok(Response::new(v1::PeerSnapshotResponse { header, ..answer }));
             }
+=======
+        let cut = || internal("the snapshot ended before its last chunk");
+        // Who sends it, for which group and what it says of itself is looked at before anything is gathered.
+        let first = chunks.message().await?.ok_or_else(cut)?;
+        let group = self.group(first.header.as_ref())?;
+        if first.meta.len() > SNAPSHOT_META_BYTES_MAX {
+            return Err(internal("the snapshot's meta record is too large"));
+>>>>>>> 5b96f25 (node: bound what callers make a node hold, at every port)
         }
-        Err(internal("the snapshot ended before its last chunk"))
+        group.ensure_snapshot_fits(first.vote, &first.meta).map_err(internal)?;
+        let _one = self.node.doors.snapshots.try_acquire().map_err(|_| {
+            refuse(Refusal::new(
+                Reason::Overloaded,
+                "",
+                "another snapshot is being received; try again shortly",
+            ))
+        })?;
+        let mut data = Vec::new();
+        let mut next = Some(first.data);
+        let mut last = first.last;
+        while let Some(bytes) = next.take() {
+            if data.len().saturating_add(bytes.len()) > SNAPSHOT_BYTES_MAX {
+                return Err(internal(format!("the snapshot is larger than {SNAPSHOT_BYTES_MAX} bytes")));
+            }
+            data.extend_from_slice(&bytes);
+            if last {
+                let answer = group.handle_snapshot(first.vote, &first.meta, data.into()).await;
+                return answer.map(Response::new).map_err(internal);
+            }
+            let chunk = chunks.message().await?.ok_or_else(cut)?;
+            (next, last) = (Some(chunk.data), chunk.last);
+        }
+        Err(cut())
     }
 }

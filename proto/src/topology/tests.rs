@@ -126,6 +126,7 @@ fn malformed_topologies_are_refused_with_the_field() {
         ("[timing]", "[storage]\ndisk = \"floppy\"\n[timing]", &["floppy", "io_uring"]),
         ("[timing]", "[limits]\ninflight_bytes = 1024\n[timing]", &["limits.inflight_bytes", "1024"]),
         ("[timing]", "[limits]\ninflight_requests = 0\n[timing]", &["limits.inflight_requests"]),
+        ("[timing]", "[limits]\npeer_connections = 0\n[timing]", &["limits.peer_connections"]),
         ("[timing]", "[security]\ninsecure = \"no\"\n[timing]", &["line", "boolean"]),
     ];
     for (from, to, expected) in rows {

@@ -149,6 +149,17 @@ impl Topology {
         if self.limits.inflight_requests == 0 {
             return Err(TopologyError::invalid("limits.inflight_requests", "is not at least 1"));
         }
+        let limits = &self.limits;
+        for (name, value) in [
+            ("client_connections", limits.client_connections),
+            ("client_connections_per_address", limits.client_connections_per_address),
+            ("peer_connections", limits.peer_connections),
+            ("peer_connections_per_address", limits.peer_connections_per_address),
+        ] {
+            if value == 0 {
+                return Err(TopologyError::invalid(format!("limits.{name}"), "is not at least 1"));
+            }
+        }
         Ok(())
     }
 

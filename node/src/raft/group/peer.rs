@@ -10,12 +10,13 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequ
 use tercet_proto::v1;
 
 use super::Group;
+use crate::ledger::Ledger;
 use crate::placement::Watermarks;
 use crate::raft::codec::{
     CodecError, entry_from_wire, log_id_from_wire, log_id_to_wire, to_point, vote_from_wire, vote_to_wire,
 };
 use crate::raft::network::payload_bytes;
-use crate::raft::snapshot::{Snapshot, decode_meta};
+use crate::raft::snapshot::{Snapshot, decode_meta, ensure_within};
 use crate::raft::types::{LogId, term_of};
 
 impl Group {
@@ -157,6 +158,16 @@ impl Group {
         Ok(answer.err().map(|refused| refused.to_string()).unwrap_or_default())
     }
 
+    /// Whether a snapshot that says this of itself could be taken, before any of it is gathered.
+    ///
+    /// # Errors
+    /// A vote or a meta record that cannot be read.
+    pub fn ensure_snapshot_fits(&self, vote: Option<v1::PeerVote>, meta: &[u8]) -> Result<(), String> {
+        vote_from_wire(vote).map_err(|error| error.to_string())?;
+        decode_meta(meta).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
     /// Installs a snapshot that has arrived whole.
     ///
     /// # Errors
@@ -169,6 +180,8 @@ impl Group {
     ) -> Result<v1::PeerSnapshotResponse, String> {
         let vote = vote_from_wire(vote).map_err(|error| error.to_string())?;
         let meta = decode_meta(meta).map_err(|error| error.to_string())?;
+        // openraft takes an error of the state machine for the group's end.
+        ensure_within(&data, &Ledger::key_prefix(self.params.group)).map_err(|error| error.to_string())?;
         let snapshot = Snapshot { meta, snapshot: data };
         let answer =
             self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
