@@ -24,7 +24,10 @@ import traceback
 import uuid
 from pathlib import Path
 
-import grpc
+# Nodes are started while channels are open: gRPC's handlers around fork would end some of the children.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc  # noqa: E402
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2

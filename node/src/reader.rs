@@ -9,6 +9,7 @@ use std::time::Duration;
 use tercet_proto::canonical::Hash;
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
+use tercet_proto::text::quote;
 use tercet_proto::v1;
 
 use crate::ledger::{EntryOutcome, Mark, StoredView, entries_of};
@@ -61,7 +62,7 @@ fn internal(why: impl std::fmt::Display) -> Refusal {
 /// JOURNAL_NOT_FOUND.
 #[must_use]
 pub fn journal_not_found(journal: &str) -> Refusal {
-    Refusal::new(Reason::JournalNotFound, "journal", format!("there is no journal {journal:?}"))
+    Refusal::new(Reason::JournalNotFound, "journal", format!("there is no journal {}", quote(journal)))
 }
 
 impl<'a> Reader<'a> {
@@ -75,7 +76,7 @@ impl<'a> Reader<'a> {
     fn proposal(&self, seq: u64) -> Result<(Mark, bytes::Bytes), Refusal> {
         let mark = self.group.state().ledger().locate(self.journal, seq).map_err(internal)?;
         let mark = mark.ok_or_else(|| {
-            let why = format!("journal {:?} has no entry {seq}", self.journal);
+            let why = format!("journal {} has no entry {seq}", quote(self.journal));
             Refusal::new(Reason::EntryNotFound, "seq", why)
         })?;
         let bytes = self.group.proposal_bytes(mark.log_index).map_err(internal)?;

@@ -9,10 +9,13 @@ mod append_stream;
 pub mod bodies;
 mod health;
 pub mod ledger;
+mod named;
+mod page;
 pub mod peer;
 pub mod read;
 pub mod route;
 pub mod serve;
+mod size;
 
 use tercet_proto::refusal::Refusal;
 use tonic::metadata::{MetadataMap, MetadataValue};

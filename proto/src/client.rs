@@ -31,6 +31,7 @@ use std::time::Duration;
 use tonic::transport::Channel;
 
 pub use appender::Appender;
+pub use attempt::never_sent;
 pub use error::ClientError;
 pub use options::ClientOptions;
 pub use stream::EntryStream;

@@ -10,6 +10,7 @@
 //! | [`reason`], [`refusal`] | why something was refused, as data (`ERRORS.md`) |
 //! | [`canonical`] | the bytes that are stored and hashed (`WIRE.md`) |
 //! | [`limits`] | every size limit of the data model |
+//! | [`text`] | other people's text, shown without hidden characters |
 //! | [`topology`] | sites, zones, nodes; what a topology survives; Raft's timing |
 //! | [`json`] | protobuf JSON, one message a line |
 //! | [`client`] | the client that follows the leader and repeats safely |
@@ -20,6 +21,7 @@ pub mod json;
 pub mod limits;
 pub mod reason;
 pub mod refusal;
+pub mod text;
 pub mod topology;
 
 /// Generated from `proto/tercet/v1/*.proto`; the documentation stands there.

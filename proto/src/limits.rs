@@ -45,6 +45,13 @@ pub const MAX_REQUEST_MESSAGE_BYTES: u32 = 5 * 1024 * 1024;
 /// Largest gRPC message that clients take, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
+/// Largest answer, in bytes as encoded protobuf: gRPC clients take 4 MiB unless they are told otherwise.
+pub const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024 - 4 * 1024;
+/// What a message of a stream of entries holds at most, in bytes as encoded protobuf, unless one entry alone is larger.
+pub const READ_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Longest page token, in bytes.
+pub const MAX_PAGE_TOKEN_BYTES: usize = 256;
+
 /// Journals a page when `page_size` is 0.
 pub const DEFAULT_JOURNAL_PAGE: u32 = 100;
 /// Most journals a page.

@@ -96,7 +96,7 @@ reasons! {
     SideInvalid "SIDE_INVALID" InvalidArgument Definite AfterFixing
         "A posting's side is neither debit nor credit.";
     AccountInvalid "ACCOUNT_INVALID" InvalidArgument Definite AfterFixing
-        "An account is not 1 to 64 bytes of UTF-8 without control characters.";
+        "An account is not 1 to 64 bytes of UTF-8 without control, bidirectional, zero-width and other characters that do not show.";
     KeyInvalid "KEY_INVALID" InvalidArgument Definite AfterFixing
         "A key is not 1 to 64 bytes of UTF-8 without control characters.";
     KeyRepeated "KEY_REPEATED" InvalidArgument Definite AfterFixing
@@ -137,6 +137,10 @@ reasons! {
         "Neither seq nor key says which entry is meant.";
     RequestMalformed "REQUEST_MALFORMED" InvalidArgument Definite AfterFixing
         "The request is malformed in a way that no other reason names.";
+    MethodUnknown "METHOD_UNKNOWN" Unimplemented Definite AfterFixing
+        "The asked address has no such service or method.";
+    EncodingUnsupported "ENCODING_UNSUPPORTED" Unimplemented Definite AfterFixing
+        "The request is compressed; nodes take messages as they are.";
 
     JournalNotFound "JOURNAL_NOT_FOUND" NotFound Definite AfterFixing
         "No journal has this name.";

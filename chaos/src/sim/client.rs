@@ -148,7 +148,7 @@ fn serve(
         let writes = matches!(wanted, Wanted::Append(_));
         let mut maybe_proposed = false;
         while Instant::now() < deadline {
-            match group.leader() {
+            match group.last_leader() {
                 Some(leader) if leader == node => {
                     match timeout_at(deadline, here(&group, &witness, &wanted)).await {
                         Ok(Local::Done(outcome)) => return settled(outcome, maybe_proposed),

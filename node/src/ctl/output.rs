@@ -1,7 +1,7 @@
 //! What verbs write: data to standard output, everything else to standard error.
 //!
 //! Invariants: standard output is only written through [`print`] and [`Lines`], which report a closed pipe instead of panicking; text
-//! from the cluster (account names, messages) is shown without control characters.
+//! from the cluster (account names, messages) is shown without hidden characters. JSON is data and left as it is.
 
 use std::io::Write;
 
@@ -100,17 +100,9 @@ pub(crate) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// Text without control characters: each becomes its escape.
+/// Text in which everything shows: hidden characters (controls, marks of writing direction, zero-width ones) become escapes.
 pub(crate) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
+    tercet_proto::text::shown(text).into_owned()
 }
 
 /// A number and what it counts, e.g. `1 entry`, `6,471 entries`.
@@ -180,6 +172,9 @@ mod tests {
     fn tables_show_control_characters_as_escapes_and_keep_chinese() {
         let rows = vec![vec!["清算\u{1b}[2J\nX".to_owned()]];
         assert_eq!(table(&[Column::Text("account")], &rows), "account\n清算\\u{1b}[2J\\nX");
+        // What turns the reading direction round, or has no width.
+        let rows = vec![vec!["AB\u{202e}21\u{200b}".to_owned()]];
+        assert_eq!(table(&[Column::Text("account")], &rows), "account\nAB\\u{202e}21\\u{200b}");
     }
 
     #[test]

@@ -43,8 +43,11 @@ impl EntryOutcome {
     }
 }
 
-/// How many conflicting keys a refusal's message shows; its metadata has them all.
+/// How many conflicting keys a refusal's message shows at most, and in how many bytes.
 const CONFLICTS_SHOWN: usize = 8;
+const CONFLICTS_SHOWN_BYTES: usize = 320;
+/// The list of conflicts in a refusal's metadata ends here, at a whole run of them; their number is told in any case.
+const CONFLICTS_LISTED_BYTES: usize = 400;
 
 /// An append that was carried out.
 pub(super) struct Appended {
@@ -204,13 +207,19 @@ fn first_bytes(hash: &Hash) -> [u8; CONTENT_BYTES] {
     content
 }
 
-/// Names every conflict: metadata `conflicts` is a list of `entry=seq`, where runs of both numbers are `first..last=first..last`.
+/// Metadata `conflicts` is a list of `entry=seq`, where runs of both numbers are `first..last=first..last`, and ends with `...` where
+/// there are more than it has room for; `conflict_count` is their number.
 fn conflict_refusal(conflicts: &[Conflict<'_>]) -> Refusal {
-    let shown: Vec<String> = conflicts
-        .iter()
-        .take(CONFLICTS_SHOWN)
-        .map(|conflict| format!("{:?} (entries[{}]) is seq {}", conflict.key, conflict.entry, conflict.seq))
-        .collect();
+    let mut shown: Vec<String> = Vec::new();
+    let mut bytes = 0;
+    for conflict in conflicts.iter().take(CONFLICTS_SHOWN) {
+        let text = format!("{:?} (entries[{}]) is seq {}", conflict.key, conflict.entry, conflict.seq);
+        bytes += text.len();
+        if bytes > CONFLICTS_SHOWN_BYTES && !shown.is_empty() {
+            break;
+        }
+        shown.push(text);
+    }
     let left_off = conflicts.len() - shown.len();
     let more = if left_off > 0 { format!(", and {left_off} more") } else { String::new() };
     let message = format!("known with other content: {}{more}", shown.join(", "));
@@ -239,12 +248,20 @@ fn runs(conflicts: &[Conflict<'_>]) -> String {
             _ => runs.push((conflict.entry, conflict.seq, 1)),
         }
     }
-    let texts: Vec<String> = runs
-        .into_iter()
-        .map(|(entry, seq, length)| match length {
+    let mut listed = String::new();
+    for (entry, seq, length) in runs {
+        let text = match length {
             1 => format!("{entry}={seq}"),
             _ => format!("{entry}..{}={seq}..{}", entry + length - 1, seq + length as u64 - 1),
-        })
-        .collect();
-    texts.join(",")
+        };
+        if listed.len() + text.len() > CONFLICTS_LISTED_BYTES {
+            listed.push_str(",...");
+            break;
+        }
+        if !listed.is_empty() {
+            listed.push(',');
+        }
+        listed.push_str(&text);
+    }
+    listed
 }

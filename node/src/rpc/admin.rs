@@ -1,38 +1,48 @@
 //! The Admin service.
 //!
-//! Invariant: status asks nobody else, so it answers in a partition, too.
+//! Invariants: status asks nobody else, so it answers in a partition, too; what only a leader can do is done by it, whichever node is
+//! asked: one hop.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use tercet_proto::client::never_sent;
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
+use tercet_proto::text::quote;
 use tercet_proto::topology;
 use tercet_proto::v1;
+use tercet_proto::v1::admin_client::AdminClient;
 use tercet_proto::v1::admin_server::Admin;
 use tokio_stream::wrappers::BroadcastStream;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::{answer, refuse};
+use super::route::forwarded;
+use super::{Caller, answer, refuse};
 use crate::controller;
 use crate::node::Node;
 use crate::raft::group::{Group, MemberChange, Members};
 
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a leader may take for what was passed on to it: a replacement is three changes of the members.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The service.
 pub struct AdminService {
     node: Arc<Node>,
+    from_peers: bool,
 }
 
 impl AdminService {
-    /// The Admin service of `node`.
+    /// The Admin service of `node`; `from_peers` believes the hop count.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node>, from_peers: bool) -> Self {
+        Self { node, from_peers }
     }
 }
 
@@ -69,11 +79,15 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        let caller = Caller::of(&request, self.from_peers);
         let request = request.into_inner();
         let group = self.node.group(request.group).map_err(refuse)?;
         let target = self.named(&request.to, "to")?;
-        if let Some(not_here) = self.unless_leader(&group) {
-            return answer(&self.node, &group, Err(not_here));
+        if !group.is_leader() {
+            let send = |mut leader: AdminClient<Channel>, request| async move {
+                leader.transfer_leader(request).await
+            };
+            return self.at_leader(&group, caller, request, send).await;
         }
         let term = group.transfer_leader(target.id, TRANSFER_TIMEOUT).await.map_err(refuse)?;
         Ok(Response::new(v1::TransferLeaderResponse { leader: target.name.clone(), term }))
@@ -83,11 +97,15 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::ChangeMemberRequest>,
     ) -> Result<Response<v1::ChangeMemberResponse>, Status> {
+        let caller = Caller::of(&request, self.from_peers);
         let request = request.into_inner();
         let group = self.node.group(request.group).map_err(refuse)?;
         let target = self.named(&request.node, "node")?;
-        if let Some(not_here) = self.unless_leader(&group) {
-            return answer(&self.node, &group, Err(not_here));
+        if !group.is_leader() {
+            let send = |mut leader: AdminClient<Channel>, request| async move {
+                leader.change_member(request).await
+            };
+            return self.at_leader(&group, caller, request, send).await;
         }
         let members =
             self.change(&group, target.id, request.change(), request.force).await.map_err(refuse)?;
@@ -101,26 +119,51 @@ impl Admin for AdminService {
     }
 }
 
+fn unanswered(why: &str) -> Refusal {
+    let why = format!("the leader has not answered ({why}); it may have been done: look at the status");
+    Refusal::new(Reason::OutcomeUnknown, "", why)
+}
+
 impl AdminService {
     fn named(&self, name: &str, field: &str) -> Result<&topology::Node, Status> {
         let missing =
-            || refuse(Refusal::new(Reason::NodeNotFound, field, format!("there is no node {name:?}")));
+            || refuse(Refusal::new(Reason::NodeNotFound, field, format!("there is no node {}", quote(name))));
         self.node.topology.node(name).ok_or_else(missing)
     }
 
-    /// What a node says that does not lead.
-    fn unless_leader(&self, group: &Group) -> Option<Status> {
-        if group.is_leader() {
-            return None;
-        }
-        let leader = self.node.name_of(group.leader().unwrap_or(0));
-        let who = if leader.is_empty() {
-            "nobody leads now".to_owned()
-        } else {
-            format!("ask the leader, {leader}")
+    /// Has the leader do what this node cannot, for it does not lead.
+    async fn at_leader<M, T, FF>(
+        &self,
+        group: &Group,
+        caller: Caller,
+        request: M,
+        send: impl FnOnce(AdminClient<Channel>, Request<M>) -> FF,
+    ) -> Result<Response<T>, Status>
+    where
+        FF: Future<Output = Result<Response<T>, Status>>,
+    {
+        let no_leader = |why: &str| {
+            let why = format!("this node does not lead group {}, and {why}; nothing was done", group.id());
+            Err(refuse(Refusal::new(Reason::NoLeader, "", why)))
         };
-        let why = format!("this node does not lead group {}: {who}", group.id());
-        Some(refuse(Refusal::new(Reason::NoLeader, "", why).with("leader", leader)))
+        let Some(leader) = group.leader() else {
+            return answer(&self.node, group, no_leader("nobody leads now"));
+        };
+        if caller.hops > 0 {
+            // Who passed it on knows better by now.
+            return answer(&self.node, group, no_leader("leadership is moving"));
+        }
+        let client = self.node.peers.admin(leader);
+        let client =
+            client.map_err(|unknown| refuse(Refusal::new(Reason::Internal, "", unknown.to_string())))?;
+        let result = match tokio::time::timeout(FORWARD_TIMEOUT, send(client, forwarded(request, 0))).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) if Refusal::from_status(&status).is_some() => Err(status),
+            Ok(Err(status)) if never_sent(&status) => no_leader("the one that led cannot be reached"),
+            Ok(Err(status)) => Err(refuse(unanswered(status.message()))),
+            Err(_) => Err(refuse(unanswered("it takes too long"))),
+        };
+        answer(&self.node, group, result)
     }
 
     async fn change(

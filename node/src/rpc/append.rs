@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tercet_proto::canonical::JournalSettings;
+use tercet_proto::limits::MAX_JOURNAL_NAME_BYTES;
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1;
 use tonic::{Response, Status};
 
 use super::route::{Effect, Local, REQUEST_TIMEOUT, route};
+use super::size::ensure_receipts_fit;
 use super::{Caller, refuse};
 use crate::ledger::{Command, EntryOutcome, Outcome, PreparedCommand, prepare};
 use crate::node::Node;
@@ -54,6 +56,8 @@ async fn admitted_append(
     request: v1::AppendRequest,
 ) -> Result<v1::AppendResponse, Status> {
     let prepared = Arc::new(prepare(&request).map_err(refuse)?);
+    let zones = node.topology.zones.iter().map(|zone| zone.name.as_str());
+    ensure_receipts_fit(&request, zones).map_err(refuse)?;
     let _permit = node.admission.admit(prepared.len_bytes()).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.journal).await?;
     let is_geo = group.state().ledger().class_of(&prepared) == Class::Geo;
@@ -163,6 +167,9 @@ pub async fn group_of_journal(node: &Node, caller: Caller, journal: &str) -> Res
     let zero = node.group_zero().map_err(refuse)?;
     if node.groups.count() == 1 {
         return Ok(zero);
+    }
+    if journal.len() > MAX_JOURNAL_NAME_BYTES {
+        return Err(refuse(journal_not_found(journal)));
     }
     let known = || zero.state().ledger().mapped_group(journal);
     if let Some(group) = known() {

@@ -115,7 +115,7 @@ impl Ledger for LedgerService {
                 append_stream::message(result, leader_id, as_message)
             }
         };
-        let answers = append_stream::answers(request.into_inner(), work);
+        let answers = append_stream::answers(request.into_inner(), self.node.stopping.clone(), work);
         self.answer("", Ok(Box::pin(answers) as Self::AppendStreamStream))
     }
 

@@ -10,14 +10,16 @@ use futures::Stream;
 use tercet_proto::limits;
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
+use tercet_proto::text::quote;
 use tercet_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
 use super::append::group_of_journal;
+use super::page::Pages;
 use super::route::{Effect, Local, REQUEST_TIMEOUT, route};
-use super::{Caller, refuse};
+use super::{Caller, refuse, size};
 use crate::ledger::{BalanceRow, Head, Ledger, Totals};
 use crate::node::Node;
 use crate::placement::{Class, Watermarks};
@@ -154,9 +156,7 @@ pub async fn get_entry(
         let head = head_at(&ledger, &request.journal, point)?.seq;
         let (seq, field, name) = match &by {
             By::Seq(seq) => (Some(*seq), "seq", seq.to_string()),
-            By::Key(key) => {
-                (ledger.locate_key(&request.journal, key).map_err(internal)?, "key", format!("{key:?}"))
-            }
+            By::Key(key) => (ledger.locate_key(&request.journal, key).map_err(internal)?, "key", quote(key)),
         };
         drop(ledger);
         match seq.filter(|seq| (1..=head).contains(seq)) {
@@ -164,7 +164,7 @@ pub async fn get_entry(
             None => Err(Refusal::new(
                 Reason::EntryNotFound,
                 field,
-                format!("journal {:?} has no entry {name}; its head is {head}", request.journal),
+                format!("journal {} has no entry {name}; its head is {head}", quote(&request.journal)),
             )),
         }
     };
@@ -194,11 +194,12 @@ pub async fn list_journals(
     let wanted = consistency(request.consistency).map_err(refuse)?;
     let size = page_size(request.page_size, limits::DEFAULT_JOURNAL_PAGE, limits::MAX_JOURNAL_PAGE)
         .map_err(refuse)?;
-    let after = request.page_token.clone();
+    let pages = Pages::of_journals(&request);
+    let after = pages.cursor(&request.page_token).map_err(refuse)?;
     let zero = node.group_zero().map_err(refuse)?;
     let show = |point: Watermarks| {
         let mut journals = Vec::new();
-        let behind = (!after.is_empty()).then_some(after.as_str());
+        let behind = after.as_deref();
         for group in node.groups.running() {
             let point = if group.id() == 0 { point } else { group.visible() };
             let ledger = group.state().ledger();
@@ -213,27 +214,11 @@ pub async fn list_journals(
         journals.sort_by(|a, b| a.name.cmp(&b.name));
         let more = journals.len() > size;
         journals.truncate(size);
-        let next = journals.last().filter(|_| more).map(|last| last.name.clone());
+        let next = journals.last().filter(|_| more).map(|last| pages.token(&last.name));
         Ok(v1::ListJournalsResponse { journals, next_page_token: next.unwrap_or_default() })
     };
     let asked = Asked { caller, group: &zero, journal: None, wanted, message: &request };
     read_at(node, asked, show, |mut client, message| async move { client.list_journals(message).await }).await
-}
-
-/// A page token: account and currency of the last row, in hex.
-fn parse_balance_token(token: &str) -> Result<Option<(String, String)>, Refusal> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let invalid = || Refusal::new(Reason::PageTokenInvalid, "page_token", "it was not made by this service");
-    let bytes: Option<Vec<u8>> = token
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect();
-    let text = String::from_utf8(bytes.ok_or_else(invalid)?).map_err(|_| invalid())?;
-    let (account, currency) = text.split_once('\0').ok_or_else(invalid)?;
-    Ok(Some((account.to_owned(), currency.to_owned())))
 }
 
 /// Takes the entries `from..=to` out of balances that include them; an account that only they have made goes.
@@ -268,9 +253,9 @@ fn take_back(
     Ok(())
 }
 
-fn balance_token(row: &BalanceRow) -> String {
-    let text = format!("{}\0{}", row.account, row.currency);
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+/// Account and currency of a row, as a page's cursor. No account holds NUL.
+fn balance_cursor(row: &BalanceRow) -> String {
+    format!("{}\0{}", row.account, row.currency)
 }
 
 /// Credits minus debits as decimals; 128-bit sums of 63-bit amounts stay far from the edge.
@@ -298,7 +283,8 @@ pub async fn get_balances(
     let wanted = consistency(request.consistency).map_err(refuse)?;
     let size = page_size(request.page_size, limits::DEFAULT_BALANCE_PAGE, limits::MAX_BALANCE_PAGE)
         .map_err(refuse)?;
-    let after = parse_balance_token(&request.page_token).map_err(refuse)?;
+    let pages = Pages::of_balances(&request);
+    let after = pages.cursor(&request.page_token).map_err(refuse)?;
     let group = group_of_journal(node, caller, &request.journal).await?;
     // The page and the journal's newest change are taken together. For class city the answer waits until that change is placed;
     // for class geo, which may wait for long, what is not placed yet is taken back out.
@@ -306,11 +292,12 @@ pub async fn get_balances(
         let ledger = group.state().ledger();
         let journal = ledger.journal(&request.journal).ok_or_else(|| journal_not_found(&request.journal))?;
         let account = (!request.account.is_empty()).then_some(request.account.as_str());
-        let after = after.as_ref().map(|(account, currency)| (account.as_str(), currency.as_str()));
+        let after = after.as_deref().and_then(|cursor| cursor.split_once('\0'));
         let mut rows = journal.balances(account, after, size + 1);
         let more = rows.len() > size;
         rows.truncate(size);
-        let next_page_token = rows.last().filter(|_| more).map(balance_token).unwrap_or_default();
+        let next_page_token = rows.last().filter(|_| more).map(|row| pages.token(&balance_cursor(row)));
+        let next_page_token = next_page_token.unwrap_or_default();
         let (head, class) = (journal.head().seq, journal.class());
         let (as_of_seq, wait_for) = match class {
             Class::City => (head, ledger.changed_at(&request.journal, u64::MAX).map_err(internal)?),
@@ -394,13 +381,19 @@ async fn send_range(
     sender: &mpsc::Sender<Result<v1::ReadResponse, Status>>,
 ) -> bool {
     while from <= to {
-        let message = Reader::new(group, journal).chunk(from, to);
-        let message = message.map(|entries| v1::ReadResponse { entries, head_seq: head }).map_err(refuse);
-        let last = message.as_ref().ok().and_then(|m| m.entries.last().map(|entry| entry.seq));
-        let sent = sender.send(message).await.is_ok();
-        match last {
-            Some(last) if sent => from = last + 1,
-            _ => return false,
+        let messages = match Reader::new(group, journal).chunk(from, to) {
+            Ok(entries) => size::messages(entries, head),
+            Err(refusal) => {
+                let _ = sender.send(Err(refuse(refusal))).await;
+                return false;
+            }
+        };
+        for message in messages {
+            // A chunk is never empty, nor is a message of it.
+            from = message.entries.last().map_or(u64::MAX, |entry| entry.seq.saturating_add(1));
+            if sender.send(Ok(message)).await.is_err() {
+                return false;
+            }
         }
     }
     true

@@ -1,11 +1,13 @@
 //! Finds the node that can answer: this one if it leads, else the leader, one hop.
 //!
-//! Invariants: a request is worked on until its deadline and no longer; an attempt that may have been proposed is never
-//! reported as failed; a request is forwarded twice at most.
+//! Invariants: a request is worked on until its deadline and no longer, and while there is no hope for a leader not even so long; an
+//! attempt that may have been proposed is never reported as failed, and one that never left this node never as unknown; a request is
+//! forwarded twice at most.
 
 use std::future::Future;
 use std::time::Duration;
 
+use tercet_proto::client::never_sent;
 use tercet_proto::reason::{Outcome, Reason};
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1::ledger_client::LedgerClient;
@@ -42,7 +44,8 @@ pub enum Effect {
     Writes,
 }
 
-fn forwarded<T>(message: T, hops: u32) -> Request<T> {
+/// A request on its way to the leader.
+pub fn forwarded<T>(message: T, hops: u32) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(HOPS, tonic::metadata::MetadataValue::from(hops.saturating_add(1)));
     request
@@ -59,6 +62,26 @@ fn try_elsewhere(status: &Status) -> bool {
         || Refusal::from_status(status).is_some_and(|refusal| {
             matches!(refusal.reason, Reason::NoLeader | Reason::Recovering | Reason::ShuttingDown)
         })
+}
+
+/// Whether the attempt that ended so may have changed something.
+fn maybe_carried_out(effect: Effect, status: &Status) -> bool {
+    effect == Effect::Writes && is_transport(status) && !never_sent(status)
+}
+
+/// What the leader's last word means for the caller. A status without a reason was not made by its service: what it did, nobody knows.
+fn last_word(effect: Effect, status: Status, maybe_proposed: bool) -> Status {
+    match Refusal::from_status(&status) {
+        Some(refusal) if maybe_proposed => refuse(settled(refusal, true)),
+        Some(_) => status,
+        // A reason that this version does not know.
+        None if !status.details().is_empty() && !maybe_proposed => status,
+        None => {
+            let why = format!("the leader's answer cannot be understood: {}", status.message());
+            let reason = if effect == Effect::Writes { Reason::OutcomeUnknown } else { Reason::Internal };
+            refuse(Refusal::new(reason, "", why))
+        }
+    }
 }
 
 /// What is said of a request whose last attempt was refused: where an earlier one may have been proposed, only a refusal that
@@ -101,7 +124,13 @@ where
     let mut last_seen = String::from("no leader is known");
     while Instant::now() < deadline {
         let own = node.identity.node_id();
-        match group.leader() {
+        let leader = group.last_leader();
+        let hopeless = !maybe_proposed && group.is_leaderless();
+        if hopeless && !may_answer(group, leader).await {
+            last_seen = format!("no leader has been heard of for {} s", group.out_of_contact().as_secs());
+            break;
+        }
+        match leader {
             Some(leader) if leader == own => match timeout_at(deadline, local()).await {
                 Ok(Local::Done(done)) => return Ok(done),
                 Ok(Local::Refused(refusal)) => return Err(refuse(settled(refusal, maybe_proposed))),
@@ -124,16 +153,11 @@ where
                 match answered {
                     Ok(Ok(response)) => return Ok(response.into_inner()),
                     Ok(Err(status)) if try_elsewhere(&status) => {
-                        maybe_proposed |= effect == Effect::Writes && is_transport(&status);
+                        maybe_proposed |= maybe_carried_out(effect, &status);
                         last_seen =
                             format!("node {} does not answer: {}", node.name_of(leader), status.message());
                     }
-                    Ok(Err(status)) => {
-                        return Err(match Refusal::from_status(&status) {
-                            Some(refusal) if maybe_proposed => refuse(settled(refusal, true)),
-                            _ => status,
-                        });
-                    }
+                    Ok(Err(status)) => return Err(last_word(effect, status, maybe_proposed)),
                     Err(_) => maybe_proposed |= effect == Effect::Writes,
                 }
             }
@@ -141,6 +165,9 @@ where
             Some(_) => break,
             None if group.is_removed() && !maybe_proposed => return Err(refuse(not_a_member(group))),
             None => {}
+        }
+        if hopeless && !maybe_proposed {
+            break;
         }
         sleep_until(deadline.min(Instant::now() + RETRY_PAUSE)).await;
     }
@@ -161,6 +188,14 @@ where
 pub(super) fn not_a_member(group: &Group) -> Refusal {
     let why = format!("this node was removed from group {}: ask another one", group.id());
     Refusal::new(Reason::NotAMember, "", why)
+}
+
+/// Whether it is worth asking a leader that has not been heard of for long.
+async fn may_answer(group: &Group, leader: Option<u64>) -> bool {
+    match leader {
+        Some(leader) => group.answers(leader).await,
+        None => false,
+    }
 }
 
 fn internal(error: &impl std::fmt::Display) -> Status {

@@ -1,8 +1,9 @@
 //! The two gRPC servers of a node: one for clients, one for peers.
 //!
-//! Invariants: health and reflection are always on at the client address; the peer address takes forwarded ledger calls, and
-//! only there is the hop count believed; callers come in through the node's doors, and nothing of HTTP/2 is without a bound
-//! (tonic hands `None` down where nothing is said, which switches hyper's own bounds off).
+//! Invariants: health and reflection are always on at the client address; the peer address takes forwarded calls of the Ledger and Admin
+//! services, and only there is the hop count believed; callers come in through the node's doors, and nothing of HTTP/2 is without
+//! a bound (tonic hands `None` down where nothing is said, which switches hyper's own bounds off); whatever is refused carries a
+//! reason, also by tonic itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::admin::AdminService;
 use super::bodies::BodiesLayer;
 use super::health;
 use super::ledger::LedgerService;
+use super::named::{self, Naming};
 use super::peer::PeerService;
 use crate::doors::{Doorway, Guest};
 use crate::node::Node;
@@ -69,8 +71,9 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// A connection is asked so often whether it is still there, and must answer in so long.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
 
-fn server(bounds: &Http2) -> Server<Stack<BodiesLayer, Identity>> {
+fn server(bounds: &Http2) -> Server<Stack<BodiesLayer, Stack<Naming, Identity>>> {
     Server::builder()
+        .layer(named::layer())
         .max_concurrent_streams(Some(bounds.streams))
         .http2_max_pending_accept_reset_streams(Some(bounds.pending_resets))
         .http2_max_local_error_reset_streams(Some(bounds.error_resets))
@@ -101,7 +104,7 @@ pub fn client_services(
     let ledger = LedgerServer::new(LedgerService::new(node.clone(), false))
         .max_decoding_message_size(MAX_REQUEST_MESSAGE_BYTES as usize)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let admin = AdminServer::new(AdminService::new(node.clone()));
+    let admin = AdminServer::new(AdminService::new(node.clone(), false));
     let reflection = |node: tonic_reflection::server::Builder<'static>| {
         node.register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -140,12 +143,14 @@ pub fn peer_services(
     let ledger = LedgerServer::new(LedgerService::new(node.clone(), true))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let admin = AdminServer::new(AdminService::new(node.clone(), true));
     let name = node.name.clone();
     let doorway = Doorway::http2(listener, node.doors.peer.clone());
     async move {
         let served = server(&PEERS)
             .add_service(peer)
             .add_service(ledger)
+            .add_service(admin)
             .serve_with_incoming_shutdown(guests(doorway), stop)
             .await;
         if let Err(error) = served {

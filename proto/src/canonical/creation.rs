@@ -19,6 +19,7 @@ use super::{BusinessDate, CanonicalError, Hash, Reader, sha256};
 use crate::limits::{MAX_CURRENCIES, MAX_CURRENCY_DIGITS, MAX_JOURNAL_NAME_BYTES, RESERVED_JOURNAL_PREFIX};
 use crate::reason::Reason;
 use crate::refusal::Refusal;
+use crate::text::quote;
 use crate::v1;
 use crate::v1::{DurabilityClass, HashAlgorithm};
 
@@ -71,7 +72,7 @@ pub fn check_journal_name(name: &str, field: &str) -> Result<(), Refusal> {
         count if count > MAX_JOURNAL_NAME_BYTES => {
             format!("{count} bytes are more than {MAX_JOURNAL_NAME_BYTES}")
         }
-        _ => format!("{name:?} has other characters than a-z, 0-9, _ and -"),
+        _ => format!("{} has other characters than a-z, 0-9, _ and -", quote(name)),
     };
     Err(Refusal::new(Reason::JournalNameInvalid, field, message))
 }

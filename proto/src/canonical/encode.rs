@@ -3,13 +3,14 @@
 //! Invariants: all stateless rules of the data model are checked here and only here; a refusal names the field relative to
 //! the entry (`postings[2].amount`), and leaves the output as it was.
 
-use super::rules::{currency_code, is_name, is_reference};
+use super::rules::{currency_code, is_name, is_new_account, is_reference};
 use super::{BusinessDate, ENTRY_VERSION};
 use crate::limits::{
     MAX_ACCOUNT_BYTES, MAX_AMOUNT, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_POSTINGS, MIN_AMOUNT, MIN_POSTINGS,
 };
 use crate::reason::Reason;
 use crate::refusal::Refusal;
+use crate::text::{is_hidden, quote};
 use crate::v1::entry::Kind;
 use crate::v1::posting::Side;
 use crate::v1::{Entry, Posting, References};
@@ -81,12 +82,16 @@ fn check_key(key: &str) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::KeyInvalid, "key", name_fault(key, MAX_KEY_BYTES)))
 }
 
-/// Says what is wrong with text that [`is_name`] rejects, without repeating it.
+/// Says what is wrong with text that [`is_name`] or [`is_new_account`] rejects, without repeating it.
 fn name_fault(text: &str, max_bytes: usize) -> String {
     match text.len() {
         0 => format!("is empty; 1 to {max_bytes} bytes are needed"),
         count if count > max_bytes => format!("{count} bytes are more than {max_bytes}"),
-        _ => "holds a control character".to_owned(),
+        _ if text.chars().any(char::is_control) => "holds a control character".to_owned(),
+        _ => {
+            let hidden = text.chars().find(|character| is_hidden(*character)).unwrap_or_default();
+            format!("holds a character that does not show, U+{:04X}", u32::from(hidden))
+        }
     }
 }
 
@@ -119,7 +124,7 @@ fn write_posting(
     let refuse = |reason, name: &str, message: String| {
         Err(Refusal::new(reason, format!("postings[{at}].{name}"), message))
     };
-    if !is_name(&posting.account, MAX_ACCOUNT_BYTES) {
+    if !is_new_account(&posting.account) {
         return refuse(Reason::AccountInvalid, "account", name_fault(&posting.account, MAX_ACCOUNT_BYTES));
     }
     let side = match Side::try_from(posting.side) {
@@ -184,15 +189,6 @@ fn write_references(references: Option<&References>, out: &mut Vec<u8>) -> Resul
         *place = count;
     }
     Ok(())
-}
-
-/// A client's text in a message: escaped, and cut so that it cannot fill a log.
-fn quote(text: &str) -> String {
-    const SHOWN_CHARS: usize = 48;
-    match text.char_indices().nth(SHOWN_CHARS) {
-        Some((end, _)) => format!("{:?}...", &text[..end]),
-        None => format!("{text:?}"),
-    }
 }
 
 /// Debits and credits of one entry per currency. Entries have one or two currencies, so a list is enough; 128 postings

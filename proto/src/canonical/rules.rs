@@ -1,6 +1,7 @@
-//! The rules on single values that encoding and parsing share, so that they cannot differ.
+//! The rules on single values that encoding and parsing share, so that they cannot differ but where it is said.
 
-use crate::limits::{CURRENCY_CODE_BYTES, MAX_REFERENCE_CHARS, UETR_BYTES};
+use crate::limits::{CURRENCY_CODE_BYTES, MAX_ACCOUNT_BYTES, MAX_REFERENCE_CHARS, UETR_BYTES};
+use crate::text::is_hidden;
 
 /// Tag of the UETR among the references; tags are the field numbers of `tercet.v1.References`.
 pub(super) const TAG_UETR: u8 = 6;
@@ -9,6 +10,13 @@ pub(super) const TAG_UETR: u8 = 6;
 #[inline]
 pub(super) fn is_name(text: &str, max_bytes: usize) -> bool {
     !text.is_empty() && text.len() <= max_bytes && is_printable(text)
+}
+
+/// An account's name as a request may bring it: one in which everything shows, for a clerk tells accounts apart by looking.
+/// Encoding asks for this, parsing only for [`is_name`]: what is stored stays readable whatever is taken for hidden later.
+#[inline]
+pub(super) fn is_new_account(text: &str) -> bool {
+    is_name(text, MAX_ACCOUNT_BYTES) && (text.is_ascii() || !text.chars().any(is_hidden))
 }
 
 /// No control characters.

@@ -170,6 +170,25 @@ fn refusal_cases() -> Vec<Case> {
         case("note with postings", |e| e.kind = Kind::Note.into(), PostingsInvalid, "postings"),
         case("no account", |e| e.postings[1].account.clear(), AccountInvalid, "postings[1].account"),
         case("tab", |e| e.postings[0].account = "a\tb".into(), AccountInvalid, "postings[0].account"),
+        // Names that look the same and are two accounts.
+        case(
+            "override",
+            |e| e.postings[0].account = "AB\u{202e}21".into(),
+            AccountInvalid,
+            "postings[0].account",
+        ),
+        case(
+            "zero width",
+            |e| e.postings[1].account = "AB\u{200b}".into(),
+            AccountInvalid,
+            "postings[1].account",
+        ),
+        case(
+            "byte order mark",
+            |e| e.postings[1].account = "\u{feff}".into(),
+            AccountInvalid,
+            "postings[1].account",
+        ),
         case(
             "long account",
             |e| e.postings[0].account = "清".repeat(22),

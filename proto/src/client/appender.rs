@@ -16,6 +16,7 @@ use super::attempt::{Failure, classify, may_change};
 use super::router::Prefer;
 use super::run::Call;
 use super::{Client, ClientError, LEADER_ID_METADATA, ledger};
+use crate::reason::Reason;
 use crate::refusal::Refusal;
 use crate::v1;
 use crate::v1::append_stream_response::Result as Ended;
@@ -75,11 +76,17 @@ async fn append_over(
     let stays = match &answer {
         Ok(_) => true,
         Err(status) => {
-            matches!(classify(status), Failure::Refused(refusal, _) if !may_change(refusal.reason))
+            matches!(classify(status), Failure::Refused(refusal, _) if !ends_the_stream(refusal.reason))
         }
     };
     *slot = stays.then_some(open);
     answer
+}
+
+/// Whether nothing more is sent over a stream after this refusal: another node may do better, or the request was one behind
+/// which the node reads no more, and what it ends the stream with would be taken for the next request's answer.
+fn ends_the_stream(reason: Reason) -> bool {
+    may_change(reason) || matches!(reason, Reason::RequestMalformed | Reason::RequestTooLarge)
 }
 
 impl AppendStream {

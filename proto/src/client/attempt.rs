@@ -74,7 +74,7 @@ pub(super) fn classify(status: &Status) -> Failure {
     if let Some(refusal) = Refusal::from_status(status) {
         return Failure::Refused(refusal, Hint::from_metadata(status.metadata()));
     }
-    if is_connect_error(status) {
+    if never_sent(status) {
         return Failure::NotSent(format!("cannot connect: {}", innermost(status)));
     }
     let text = status.message().to_owned();
@@ -92,7 +92,10 @@ pub(super) fn classify(status: &Status) -> Failure {
     }
 }
 
-fn is_connect_error(status: &Status) -> bool {
+/// Whether a call ended with this status because no connection could be opened: then nothing of it has left this process.
+/// What broke later may have been carried out.
+#[must_use]
+pub fn never_sent(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {
         if error.is::<ConnectError>() {

@@ -131,6 +131,25 @@ fn a_conflict_names_every_key_with_its_original() {
     assert!(refusal.message.contains("\"k8\" (entries[7]) is seq 8, and 5 more"), "{refusal}");
 }
 
+/// 8,192 conflicts made a refusal of some 90 KB, which no client took: it saw RESOURCE_EXHAUSTED and no reason.
+#[test]
+fn a_refusal_of_very_many_conflicts_names_the_first_ones_and_their_number() {
+    let mut replica = Replica::with_journal();
+    let key = |at: usize| format!("{}{at:04}", "键".repeat(20));
+    replica.append((0..2_000).map(|at| payment(&key(at), "AB", 5)).collect());
+    // Every second one, so that no two are a run.
+    let entries = (0..2_000).step_by(2).map(|at| payment(&key(at), "AB", 6)).collect();
+    let refusal = refused(replica.append(entries));
+    assert_eq!((refusal.reason, refusal.field.as_str()), (Reason::KeyConflict, "entries[0].key"));
+    assert_eq!((&refusal.metadata["key"], refusal.metadata["seq"].as_str()), (&key(0), "1"));
+    assert_eq!(refusal.metadata["conflict_count"], "1000");
+    let listed = &refusal.metadata["conflicts"];
+    assert!(listed.starts_with("0=1,1=3,2=5,") && listed.ends_with(",..."), "{listed}");
+    let received = Refusal::from_status(&refusal.clone().into_status()).expect("a refusal");
+    assert_eq!(received.metadata, refusal.metadata, "none of it is cut on the way");
+    assert!(received.message.contains("and 99"), "{received}");
+}
+
 #[test]
 fn replays_return_the_original_and_add_nothing() {
     let mut replica = Replica::with_journal();

@@ -1,7 +1,7 @@
 //! Who leads a group: followed for the gate and for others, and moved on purpose.
 //!
 //! Invariants: the gate hears of every change of leadership, and nothing else makes it work; leadership is only moved to a
-//! voter that is in contact and caught up.
+//! voter that is in contact and caught up; nobody is named as the leader who has not been heard of lately.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +22,12 @@ use crate::placement::{Candidate, Class, Electorate};
 const QUIET: Duration = Duration::from_millis(200);
 /// Between two looks whether all that was proposed is answered.
 const ANSWERED_LOOK: Duration = Duration::from_millis(1);
+
+/// Without word of a leader for so long, and for so many longest waits for an election, there will be none soon: a majority is gone.
+const LEADERLESS_AFTER: Duration = Duration::from_secs(3);
+const LEADERLESS_ELECTIONS: u32 = 6;
+/// How long a node that has not been heard of may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
 /// Who leads, as this node knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -202,10 +208,34 @@ impl Group {
         Leadership { term, leader: seen.current_leader, leads: seen.state == ServerState::Leader }
     }
 
-    /// The leader as this node knows it.
+    /// The leader that this node knows and has heard of lately. Raft goes on naming one that is dead until another is elected.
     #[must_use]
     pub fn leader(&self) -> Option<u64> {
+        self.last_leader().filter(|leader| self.is_heard(*leader))
+    }
+
+    /// The leader of this node's term, heard of or not: whom to ask.
+    #[must_use]
+    pub fn last_leader(&self) -> Option<u64> {
         self.known().leader
+    }
+
+    /// Whether this node is `leader`, or has heard of it lately.
+    pub(super) fn is_heard(&self, leader: u64) -> bool {
+        let lately = Duration::from_millis(self.params.timing.election_max_ms.saturating_mul(3));
+        leader == self.params.node_id || self.contact.silence() < lately
+    }
+
+    /// Whether nothing has been heard of any leader for longer than an election takes: whoever waits for one waits in vain.
+    #[must_use]
+    pub fn is_leaderless(&self) -> bool {
+        let election = Duration::from_millis(self.params.timing.election_max_ms);
+        self.out_of_contact() >= LEADERLESS_AFTER.max(election.saturating_mul(LEADERLESS_ELECTIONS))
+    }
+
+    /// Whether a node answers now. A follower may be deaf: of a leader that is there, but cannot reach it, it hears nothing.
+    pub async fn answers(&self, node: u64) -> bool {
+        tokio::time::timeout(ANSWER_LIMIT, self.params.peers.answers(node)).await.unwrap_or(false)
     }
 
     /// For how long nothing has been heard of a leader; zero on the leader.

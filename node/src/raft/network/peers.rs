@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tercet_proto::v1;
+use tercet_proto::v1::admin_client::AdminClient;
 use tercet_proto::v1::ledger_client::LedgerClient;
 use tercet_proto::v1::peer_client::PeerClient;
 use tonic::transport::{Channel, Endpoint};
@@ -151,6 +152,14 @@ impl Peers {
         Ok(LedgerClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// A client of a node's Admin service on its peer address, for forwarding.
+    ///
+    /// # Errors
+    /// The topology has no such node.
+    pub fn admin(&self, node: u64) -> Result<AdminClient<Channel>, UnknownPeer> {
+        self.channel(node).map(AdminClient::new)
     }
 
     /// A new append stream to a node. A node outside the topology gets one that never connects.
