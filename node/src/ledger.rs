@@ -261,7 +261,7 @@ impl Ledger {
         let class = Class::of_request(append.class(), journal.class());
         let (log_index, now_us, regime) = (batch.log_index, self.recorded_at_us, &mut self.regime);
         let touched = batch.touch(at, journal.head);
-        let admit = |fresh: &[EntryView<'_>]| regime.admit(class, log_index, now_us, fresh);
+        let admit = |fresh: &[EntryView<'_>]| regime.admit(class, log_index, fresh);
         match append::append(journal, &mut self.keys, append, now_us, admit)? {
             Ok(appended) => {
                 touched.skipped.extend(appended.replayed.into_iter().map(|entry| (number, entry)));
@@ -299,7 +299,10 @@ impl Ledger {
     }
 
     fn apply_command(&mut self, log_index: u64, command: Command) -> Outcome {
-        let anywhere = matches!(command, Command::CreateJournal(_) | Command::SetRegime { .. });
+        let anywhere = matches!(
+            command,
+            Command::CreateJournal(_) | Command::SetRegime { .. } | Command::DegradedFor { .. }
+        );
         if self.group != 0 && !anywhere {
             let message = format!("group {} does not keep the cluster's catalog; group 0 does", self.group);
             return Outcome::Refused(Refusal::new(Reason::RequestMalformed, "", message));
@@ -319,11 +322,15 @@ impl Ledger {
                 let (incarnation, new) = self.catalog.register(self.group, node_id, asked);
                 Outcome::NodeRegistered { node_id, incarnation, new }
             }
+            Command::DegradedFor { since_index, elapsed_ms } => {
+                self.regime.lasted(since_index, elapsed_ms);
+                Outcome::RegimeSet { new: false }
+            }
             Command::SetRegime { degraded: None, reason } => {
                 Outcome::RegimeSet { new: self.regime.restore(reason) }
             }
             Command::SetRegime { degraded: Some(budget), reason } => {
-                match self.regime.degrade(log_index, self.recorded_at_us, reason, budget) {
+                match self.regime.degrade(log_index, reason, budget) {
                     Ok(new) => Outcome::RegimeSet { new },
                     Err(refusal) => Outcome::Refused(refusal),
                 }

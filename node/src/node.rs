@@ -3,7 +3,7 @@
 //! Invariant: everything here is set once at start; what changes lives in the groups, the identity and the log.
 
 use std::sync::{Arc, LazyLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tercet_proto::refusal::Refusal;
 use tercet_proto::topology::Topology;
@@ -137,6 +137,9 @@ impl Node {
                 Standing::Running(running) => {
                     let losses = self.losses(&running);
                     warnings.extend(self.missing(&running));
+                    warnings.extend(running.gate().clocks().wrong().map(|(id, ahead_us)| {
+                        format!("group {group}: {}", describe_clock(&self.name_of(id), ahead_us))
+                    }));
                     let mut status = self.named(v1::GroupStatus { losses, ..running.status() });
                     if status.message.is_empty() {
                         status.message = self.groups.last_repair(group).unwrap_or_default();
@@ -247,6 +250,14 @@ impl Node {
         }
         status
     }
+}
+
+/// A clock that differs from the majority's, in words.
+#[must_use]
+pub fn describe_clock(name: &str, ahead_us: i64) -> String {
+    let seconds = Duration::from_micros(ahead_us.unsigned_abs()).as_secs_f64();
+    let way = if ahead_us > 0 { "ahead of" } else { "behind" };
+    format!("the clock of {name} is {seconds:.1} s {way} those of a majority")
 }
 
 /// What is known of a group that does not run: only what its log says.

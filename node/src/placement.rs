@@ -15,6 +15,7 @@
 //! | `geo` | on at least one voter in every site |
 
 mod acks;
+mod clocks;
 mod contact;
 mod electorate;
 mod exposure;
@@ -38,6 +39,7 @@ use tercet_proto::v1::DurabilityClass;
 use tercet_storage::mutants;
 
 pub use acks::Acks;
+pub use clocks::{CLOCK_OFF, CLOCK_WARN, Clocks, Offset, Reading, Readings};
 pub use contact::{ContactWatch, Told};
 pub use electorate::Electorate;
 pub use exposure::{Exposure, Missing, Now, exposure};
@@ -46,7 +48,7 @@ pub use leadership::{Candidate, LeadershipPolicy, better_leader, refuge};
 pub use membership::{Weaker, held_in_its_site_without, keeps_placement};
 pub use outlook::{ClassOutlook, Outlook, Ranked, outlook};
 pub use queue::ReplyQueue;
-pub use regime::{Budget, Change, Cost, Policy, RegimeWatch, Seen};
+pub use regime::{Budget, Change, Cost, Policy, RegimeClock, RegimeWatch, Seen};
 pub use spare::{is_spare, stands_for_its_site};
 pub use standing::{Rival, Situation, StandingPolicy, Step};
 pub use watermarks::{Placed, Watermarks};

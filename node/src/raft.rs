@@ -14,6 +14,7 @@ pub mod proposer;
 pub mod runtime;
 pub mod snapshot;
 pub mod state_machine;
+pub mod times;
 pub mod types;
 
 pub use codec::vote_after_loss;

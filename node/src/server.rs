@@ -33,6 +33,7 @@ use crate::proof::ProofFiles;
 use crate::raft::group::{Group, GroupError, GroupParams};
 use crate::raft::network::peers::{BadAddress, Peers};
 use crate::raft::network::transport::Transport;
+use crate::raft::proposer::Clock;
 use crate::room::{DiskRoom, free_bytes};
 use crate::rpc::serve::{client_services, peer_services};
 use crate::telemetry::{self, Metrics};
@@ -257,6 +258,15 @@ impl Server {
     /// # Errors
     /// What stands in the way, naming the field, port, file or directory.
     pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        Self::start_with_clock(config, Arc::new(now_us)).await
+    }
+
+    /// As [`Server::start`], with another UTC clock for what is recorded, microseconds since 1970: nodes of one process have one
+    /// clock, and tests want several.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with_clock(config: ServerConfig, clock: Clock) -> Result<Self, ServerError> {
         let ServerConfig { topology, node: name, data_dir, disk } = config;
         topology.validate()?;
         let entry = topology.node(&name).cloned().ok_or_else(|| ServerError::UnknownNode {
@@ -286,7 +296,7 @@ impl Server {
         let opened = opened.await.map_err(|error| ServerError::Services(error.to_string()))??;
         let log = opened.log.clone();
         let (stopping, stop) = watch::channel(false);
-        let node = match build_node(topology, name, identity, opened, descriptors, stop).await {
+        let node = match build_node(topology, name, identity, opened, descriptors, clock, stop).await {
             Ok(node) => Arc::new(node),
             Err(error) => {
                 log.close();
@@ -361,6 +371,7 @@ async fn build_node(
     identity: Arc<Identity>,
     opened: Opened,
     descriptors: Descriptors,
+    clock: Clock,
     stopping: watch::Receiver<bool>,
 ) -> Result<Node, ServerError> {
     let Opened { log, index, disk } = opened;
@@ -391,7 +402,7 @@ async fn build_node(
         rivals: Vec::new(),
         timing,
         geo_policy: geo_policy(&topology),
-        clock: Arc::new(now_us),
+        clock,
         cluster_name: topology.cluster.name.clone(),
         room: room.clone(),
         proofs: Arc::new(ProofFiles {

@@ -103,6 +103,13 @@ impl Metrics {
                 set("geo_budget_exhausted", u64::from(!geo.exhausted.is_empty()));
                 set("geo_behind_ms", geo.behind_ms);
             }
+            set("without_quorum_ms", status.without_quorum_ms);
+            for replica in &status.replicas {
+                if let Some(clock) = &replica.clock {
+                    let what = format!("clock_ahead_us_{}", node.name_of(replica.node_id));
+                    self.group.with_label_values(&[id.as_str(), what.as_str()]).set(clock.ahead_us);
+                }
+            }
             let held = |class| u64::try_from(group.gate().held(class)).unwrap_or(u64::MAX);
             set("replies_held", held(Class::City).saturating_add(held(Class::Geo)));
             set("replies_held_geo", held(Class::Geo));

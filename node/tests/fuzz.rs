@@ -100,6 +100,7 @@ fn proposals() -> Vec<Vec<u8>> {
         Command::FormCluster { cluster_id: [3; 16], groups: 2 },
         Command::RegisterNode { node_id: 4, incarnation: 9, start: 0, nonce: 0 },
         Command::SetRegime { reason: "lost".to_owned(), degraded: None },
+        Command::DegradedFor { since_index: 7, elapsed_ms: 15_000 },
     ] {
         others.push(&command).expect("a valid command");
     }

@@ -1,14 +1,15 @@
-//! Tells operators of members that a leader has lost and regained, and asks around when this node hears of no leader.
+//! Tells operators of members that a leader has lost and regained and of clocks that are off, and asks around when this node hears of no leader.
 //!
 //! Invariants: the leader tells of members, nobody else; a node that was removed learns it by asking, for the leader sends it nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{HELLO_TIMEOUT, hello_all};
-use crate::node::Node;
+use crate::node::{Node, describe_clock};
 use crate::placement::{ContactWatch, Told};
 use crate::raft::group::Group;
 
@@ -32,12 +33,14 @@ pub(super) async fn tell_of_members(node: Arc<Node>, group: u32) {
 async fn follow(node: &Node, group: &Group) {
     let origin = Instant::now();
     let mut watch: Option<(u64, ContactWatch)> = None;
+    let mut wrong = BTreeSet::new();
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
         let Some(term) = group.leading_term() else {
             watch = None;
+            wrong.clear();
             continue;
         };
         // A new term is begun with nobody lost: the leader before may have told of them, or was lost itself.
@@ -58,7 +61,23 @@ async fn follow(node: &Node, group: &Group) {
             };
             node.event(group.id(), kind, message);
         }
+        tell_of_clocks(node, group, &mut wrong);
     }
+}
+
+/// Tells of clocks that have come to differ from the majority's, and that are right again.
+fn tell_of_clocks(node: &Node, group: &Group, told: &mut BTreeSet<u64>) {
+    let clocks = group.gate().clocks();
+    let now: BTreeMap<u64, i64> = clocks.wrong().collect();
+    for (id, ahead_us) in now.iter().filter(|(id, _)| !told.contains(id)) {
+        node.event(group.id(), "clock_off", describe_clock(&node.name_of(*id), *ahead_us));
+    }
+    let right = |id: &&u64| !now.contains_key(id) && clocks.ahead_of_majority_us(**id).is_some();
+    for id in told.iter().filter(right) {
+        node.event(group.id(), "clock_right", format!("the clock of {} agrees again", node.name_of(*id)));
+    }
+    told.retain(|id| clocks.ahead_of_majority_us(*id).is_none());
+    told.extend(now.into_keys());
 }
 
 /// Asks the others, while no leader is heard of, whether this node still belongs to its groups.

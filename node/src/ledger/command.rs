@@ -7,7 +7,7 @@
 //! proposal, little-endian                           command
 //!  0  version          u8   1                        0  kind    u8   1 append, 2 create journal, 3 map journal,
 //!  1  leader           u64  node id                                  4 form cluster, 5 register node,
-//!  9  leader_clock_us  i64                                            6 set regime
+//!  9  leader_clock_us  i64                                            6 set regime, 21 degraded for
 //! 17  city_watermark   u64                           1  length  u32  of the body
 //! 25  geo_watermark    u64                           5  body
 //! 33  commands         u32 count, then the commands
@@ -19,26 +19,31 @@
 //! register node   node_id u64, incarnation u64, start u64, nonce u64
 //! set regime      regime u8 (0 normal, 1 degraded), reason text16; if degraded: entries u64, seconds u64,
 //!                 currencies u16 count, each: code 3 bytes, amount u128
+//! degraded for    since_index u64, elapsed_ms u64
 //! ```
+
+mod view;
 
 use bytes::Bytes;
 use prost::Message;
-use tercet_proto::canonical::{
-    CanonicalError, EntryView, JournalSettings, Reader, check_journal_name, encode_entry,
-};
+use tercet_proto::canonical::{JournalSettings, check_journal_name, encode_entry};
 use tercet_proto::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_ENTRIES, RESERVED_JOURNAL_PREFIX};
 use tercet_proto::reason::Reason;
 use tercet_proto::refusal::Refusal;
 use tercet_proto::v1::{AppendRequest, DurabilityClass};
 
-use super::regime::{put_budget, put_text, read_budget, read_text};
+use super::regime::{put_budget, put_text};
 use crate::placement::{Budget, Class};
+
+pub use view::{AppendView, CommandView, Commands, Entries, ProposalView};
 
 /// Version of the proposal encoding.
 pub const PROPOSAL_VERSION: u8 = 1;
 
 /// Bytes before the first command.
 const HEADER_BYTES: usize = 37;
+/// Where the leader's clock stands.
+const CLOCK_AT: usize = 9;
 /// Where the count of commands stands.
 const COUNT_AT: usize = 33;
 /// Bytes of a command before its body.
@@ -50,6 +55,7 @@ const KIND_MAP_JOURNAL: u8 = 3;
 const KIND_FORM_CLUSTER: u8 = 4;
 const KIND_REGISTER_NODE: u8 = 5;
 const KIND_SET_REGIME: u8 = 6;
+const KIND_DEGRADED_FOR: u8 = 21;
 
 /// What a leader says once for all commands of a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,6 +106,13 @@ pub enum Command {
         /// Acknowledge `geo` as `city` within this budget; none: wait for every site again.
         degraded: Option<Budget>,
     },
+    /// While the regime is degraded the leader puts this before whatever it proposes: the seconds of the budget are counted by it.
+    DegradedFor {
+        /// Log index of the regime record that is meant.
+        since_index: u64,
+        /// For how long it has been in force, by the leader's monotone clock and what was told before.
+        elapsed_ms: u64,
+    },
 }
 
 /// A validated command, encoded once.
@@ -147,6 +160,13 @@ impl PreparedCommand {
                     for number in [node_id, incarnation, start, nonce] {
                         out.extend_from_slice(&number.to_le_bytes());
                     }
+                })?;
+                None
+            }
+            Command::DegradedFor { since_index, elapsed_ms } => {
+                frame(&mut bytes, KIND_DEGRADED_FOR, |out| {
+                    out.extend_from_slice(&since_index.to_le_bytes());
+                    out.extend_from_slice(&elapsed_ms.to_le_bytes());
                 })?;
                 None
             }
@@ -321,6 +341,16 @@ impl ProposalBuilder {
         Ok(())
     }
 
+    /// The same proposal with another clock: for one that was not taken.
+    #[must_use]
+    pub fn with_clock(proposal: &Bytes, leader_clock_us: i64) -> Bytes {
+        let mut bytes = proposal.to_vec();
+        if let Some(clock) = bytes.get_mut(CLOCK_AT..CLOCK_AT + 8) {
+            clock.copy_from_slice(&leader_clock_us.to_le_bytes());
+        }
+        Bytes::from(bytes.into_boxed_slice())
+    }
+
     /// How large the proposal is by now, in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
@@ -338,211 +368,5 @@ impl ProposalBuilder {
     pub fn finish(mut self) -> Bytes {
         self.bytes[COUNT_AT..HEADER_BYTES].copy_from_slice(&self.count.to_le_bytes());
         Bytes::from(self.bytes.into_boxed_slice())
-    }
-}
-
-/// A proposal, read in place.
-#[derive(Debug, Clone, Copy)]
-pub struct ProposalView<'a> {
-    header: ProposalHeader,
-    count: u32,
-    body: &'a [u8],
-}
-
-impl<'a> ProposalView<'a> {
-    /// Reads the header and checks the frames of all commands.
-    ///
-    /// # Errors
-    /// An unknown version; frames that do not fill the bytes exactly.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, CanonicalError> {
-        let mut reader = Reader::new(bytes);
-        let version = reader.u8("proposal")?;
-        if version != PROPOSAL_VERSION {
-            return Err(CanonicalError::Version { what: "proposal", found: version });
-        }
-        let header = ProposalHeader {
-            leader: reader.u64("leader")?,
-            leader_clock_us: reader.i64("leader's clock")?,
-            city_watermark: reader.u64("city watermark")?,
-            geo_watermark: reader.u64("geo watermark")?,
-        };
-        let count = reader.u32("commands")?;
-        let body = reader.rest();
-        for _ in 0..count {
-            read_frame(&mut reader)?;
-        }
-        if !reader.is_empty() {
-            return Err(CanonicalError::Invalid { what: "commands" });
-        }
-        Ok(Self { header, count, body })
-    }
-
-    /// What the leader said for all commands.
-    #[must_use]
-    pub const fn header(&self) -> ProposalHeader {
-        self.header
-    }
-
-    /// How many commands there are.
-    #[must_use]
-    pub const fn command_count(&self) -> u32 {
-        self.count
-    }
-
-    /// The commands, in order.
-    #[must_use]
-    pub const fn commands(&self) -> Commands<'a> {
-        Commands { reader: Reader::new(self.body), left: self.count }
-    }
-}
-
-fn read_frame<'a>(reader: &mut Reader<'a>) -> Result<(u8, &'a [u8]), CanonicalError> {
-    let kind = reader.u8("command")?;
-    let length = reader.u32("command length")?;
-    let length = usize::try_from(length).map_err(|_| CanonicalError::Invalid { what: "command length" })?;
-    Ok((kind, reader.bytes(length, "command")?))
-}
-
-/// The commands of a proposal. Ends after the first that cannot be read.
-#[derive(Debug, Clone)]
-pub struct Commands<'a> {
-    reader: Reader<'a>,
-    left: u32,
-}
-
-impl<'a> Iterator for Commands<'a> {
-    type Item = Result<CommandView<'a>, CanonicalError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        let view = read_frame(&mut self.reader).and_then(|(kind, body)| CommandView::read(kind, body));
-        if view.is_err() {
-            self.left = 0;
-        }
-        Some(view)
-    }
-}
-
-/// One command, read in place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CommandView<'a> {
-    /// Appends entries to a journal.
-    Append(AppendView<'a>),
-    /// Any other.
-    Other(Command),
-}
-
-impl<'a> CommandView<'a> {
-    fn read(kind: u8, body: &'a [u8]) -> Result<Self, CanonicalError> {
-        let mut reader = Reader::new(body);
-        let view = match kind {
-            KIND_APPEND => return AppendView::read(reader).map(Self::Append),
-            KIND_CREATE_JOURNAL => Command::CreateJournal(JournalSettings::read(&mut reader)?),
-            KIND_MAP_JOURNAL => Command::MapJournal { name: read_name(&mut reader)?.to_owned() },
-            KIND_FORM_CLUSTER => {
-                let (cluster_id, groups) = (reader.array("cluster id")?, reader.u32("groups")?);
-                if groups == 0 {
-                    return Err(CanonicalError::Invalid { what: "groups" });
-                }
-                Command::FormCluster { cluster_id, groups }
-            }
-            KIND_REGISTER_NODE => {
-                let node_id = reader.u64("node id")?;
-                let incarnation = reader.u64("incarnation")?;
-                let (start, nonce) = (reader.u64("start")?, reader.u64("nonce")?);
-                Command::RegisterNode { node_id, incarnation, start, nonce }
-            }
-            KIND_SET_REGIME => {
-                let (is_degraded, reason) = (reader.u8("regime")?, read_text(&mut reader)?);
-                let degraded = match is_degraded {
-                    0 => None,
-                    1 => Some(read_budget(&mut reader)?),
-                    _ => return Err(CanonicalError::Invalid { what: "regime" }),
-                };
-                Command::SetRegime { reason, degraded }
-            }
-            _ => return Err(CanonicalError::Invalid { what: "command" }),
-        };
-        if !reader.is_empty() {
-            return Err(CanonicalError::Invalid { what: "command length" });
-        }
-        Ok(Self::Other(view))
-    }
-}
-
-fn read_name<'a>(reader: &mut Reader<'a>) -> Result<&'a str, CanonicalError> {
-    let name = reader.short_text("journal name")?;
-    check_journal_name(name, "").map_err(|_| CanonicalError::Invalid { what: "journal name" })?;
-    Ok(name)
-}
-
-/// An append, read in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AppendView<'a> {
-    journal: &'a str,
-    class: DurabilityClass,
-    count: u32,
-    entries: &'a [u8],
-}
-
-impl<'a> AppendView<'a> {
-    fn read(mut reader: Reader<'a>) -> Result<Self, CanonicalError> {
-        let journal = reader.short_text("journal name")?;
-        let class = DurabilityClass::try_from(i32::from(reader.u8("class")?))
-            .map_err(|_| CanonicalError::Invalid { what: "class" })?;
-        let count = reader.u32("entries")?;
-        Ok(Self { journal, class, count, entries: reader.rest() })
-    }
-
-    /// The journal's name.
-    #[must_use]
-    pub const fn journal(&self) -> &'a str {
-        self.journal
-    }
-
-    /// The class that was asked for; unspecified: the journal's.
-    #[must_use]
-    pub const fn class(&self) -> DurabilityClass {
-        self.class
-    }
-
-    /// How many entries the request has.
-    #[must_use]
-    pub const fn entry_count(&self) -> u32 {
-        self.count
-    }
-
-    /// The entries, in order.
-    #[must_use]
-    pub const fn entries(&self) -> Entries<'a> {
-        Entries { rest: self.entries, left: self.count }
-    }
-}
-
-/// The entries of an append. Ends after the first that cannot be read.
-#[derive(Debug, Clone)]
-pub struct Entries<'a> {
-    rest: &'a [u8],
-    left: u32,
-}
-
-impl<'a> Iterator for Entries<'a> {
-    type Item = Result<EntryView<'a>, CanonicalError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        match EntryView::parse(self.rest) {
-            Ok((_, rest)) if self.left == 0 && !rest.is_empty() => {
-                Some(Err(CanonicalError::Invalid { what: "entries" }))
-            }
-            Ok((view, rest)) => {
-                self.rest = rest;
-                Some(Ok(view))
-            }
-            Err(error) => {
-                self.left = 0;
-                Some(Err(error))
-            }
-        }
     }
 }

@@ -1,13 +1,14 @@
 //! The regime of the remote site as the log tells it, and what was spent without it.
 //!
-//! Invariants: all of it is a function of the applied log, so that a new leader knows what its predecessor knew; entries of class
+//! Invariants: all of it is a function of the applied log, so that a new leader knows what its predecessor knew; the seconds of a budget
+//! are those that leaders have told (`DegradedFor`), whatever any wall clock said; entries of class
 //! `geo` that are not known to be placed count into a budget from the regime record on, those that were waiting already
 //! included; an entry that would exceed the budget is refused when it is applied, so the budget is never overdrawn, and from
 //! then on it is spent.
 //!
 //! ```text
 //! index value, tag G: version=1 u8, degraded u8, then if degraded
-//!   since index u64, since_us i64, budget, spent cost, what ended it text16 (empty: not ended)
+//!   since index u64, elapsed_ms u64, budget, spent cost, what ended it text16 (empty: not ended)
 //! waiting u32 count, each: log index u64, cost; reason of the last record text16
 //! budget  entries u64, seconds u64, currencies u16 count, each: code 3, amount u128
 //! cost    entries u64, currencies u16 count, each: code 3, amount u128
@@ -28,8 +29,8 @@ use crate::placement::{Budget, Class, Cost};
 pub struct Degraded {
     /// Log index of the regime record.
     pub since_index: u64,
-    /// When it was recorded, microseconds since 1970.
-    pub since_us: i64,
+    /// For how long it has been in force, by the last that a leader told.
+    pub elapsed_ms: u64,
     /// How much may be acknowledged like that.
     pub budget: Budget,
     /// What was.
@@ -51,8 +52,6 @@ pub struct RegimeState {
     #[cfg(feature = "mutants")]
     leader: u64,
 }
-
-const MICROS: i64 = 1_000_000;
 
 impl RegimeState {
     /// Whether `geo` is acknowledged as `city`, and how.
@@ -100,7 +99,6 @@ impl RegimeState {
         &mut self,
         class: Class,
         log_index: u64,
-        now_us: i64,
         fresh: &[EntryView<'_>],
     ) -> Result<(), Refusal> {
         if class != Class::Geo || fresh.is_empty() {
@@ -110,7 +108,7 @@ impl RegimeState {
         if let Some(degraded) = &mut self.degraded {
             let mut spent = degraded.spent.clone();
             spent.add(&cost);
-            let elapsed = elapsed_seconds(degraded.since_us, now_us);
+            let elapsed = degraded.elapsed_ms / 1_000;
             if degraded.exhausted.is_none() {
                 degraded.exhausted = degraded.budget.exceeded_by(&spent, elapsed);
                 self.dirty = true;
@@ -128,11 +126,19 @@ impl RegimeState {
         Ok(())
     }
 
+    /// A leader tells for how long the record at `since_index` has been in force. It is never less than before.
+    pub(super) fn lasted(&mut self, since_index: u64, elapsed_ms: u64) {
+        let of_record = self.degraded.as_mut().filter(|degraded| degraded.since_index == since_index);
+        if let Some(degraded) = of_record.filter(|degraded| degraded.elapsed_ms < elapsed_ms) {
+            degraded.elapsed_ms = elapsed_ms;
+            self.dirty = true;
+        }
+    }
+
     /// A regime record: from now on `geo` is acknowledged as `city`. False if it is already.
     pub(super) fn degrade(
         &mut self,
         since_index: u64,
-        since_us: i64,
         reason: String,
         budget: Budget,
     ) -> Result<bool, Refusal> {
@@ -144,7 +150,7 @@ impl RegimeState {
             let message = format!("what waits for the remote site exceeds the budget already: {what}");
             return Err(Refusal::new(Reason::PlacementUnreachable, "budget", message));
         }
-        self.degraded = Some(Degraded { since_index, since_us, budget, spent, exhausted: None });
+        self.degraded = Some(Degraded { since_index, elapsed_ms: 0, budget, spent, exhausted: None });
         self.reason = reason;
         self.dirty = true;
         Ok(true)
@@ -169,7 +175,7 @@ impl RegimeState {
         let mut out = vec![VALUE_VERSION, u8::from(self.degraded.is_some())];
         if let Some(degraded) = &self.degraded {
             out.extend_from_slice(&degraded.since_index.to_le_bytes());
-            out.extend_from_slice(&degraded.since_us.to_le_bytes());
+            out.extend_from_slice(&degraded.elapsed_ms.to_le_bytes());
             put_budget(&mut out, &degraded.budget);
             put_cost(&mut out, &degraded.spent);
             put_text(&mut out, degraded.exhausted.as_deref().unwrap_or_default());
@@ -192,7 +198,7 @@ impl RegimeState {
                 0 => None,
                 1 => Some(Degraded {
                     since_index: reader.u64("since")?,
-                    since_us: reader.i64("since")?,
+                    elapsed_ms: reader.u64("elapsed")?,
                     budget: read_budget(reader)?,
                     spent: read_cost(reader)?,
                     exhausted: Some(read_text(reader)?).filter(|text| !text.is_empty()),
@@ -207,11 +213,6 @@ impl RegimeState {
         })?;
         Ok(state)
     }
-}
-
-/// Whole seconds between two recorded times.
-fn elapsed_seconds(since_us: i64, now_us: i64) -> u64 {
-    u64::try_from(now_us.saturating_sub(since_us) / MICROS).unwrap_or(0)
 }
 
 /// The refusal at a budget's end.

@@ -10,6 +10,7 @@
 //!   for as long as it takes to degrade: no flapping between the two;
 //! - times come in as arguments.
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 
 use super::{Lag, Watermarks};
@@ -39,7 +40,7 @@ impl Cost {
 pub struct Budget {
     /// Entries.
     pub entries: u64,
-    /// Seconds since the regime record.
+    /// Seconds since the regime record, as leaders count them ([`RegimeClock`]).
     pub seconds: u64,
     /// Minor units per currency; a currency that is not here has no bound of its own.
     pub amounts: BTreeMap<[u8; 3], u128>,
@@ -110,6 +111,52 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+}
+
+/// For how long a regime record has been in force, as one node counts it.
+///
+/// Every node counts from the moment that it has applied the record, by its own monotone clock, and takes what a leader has told when
+/// that is more. So whoever leads next goes on where it stands itself, and no wall clock has a part in it. What is missing is what no
+/// node has counted: a delay of replication, and the time that all were down; the count is never ahead of the time.
+#[derive(Debug, Clone, Default)]
+pub struct RegimeClock {
+    counted: Option<Counted>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    since_index: u64,
+    elapsed: Duration,
+    /// When it was so much.
+    at: Duration,
+}
+
+impl Counted {
+    fn elapsed(&self, now: Duration) -> Duration {
+        self.elapsed.saturating_add(now.saturating_sub(self.at))
+    }
+}
+
+impl RegimeClock {
+    /// What the log says now: the record in force, and for how long it has been by what leaders told, milliseconds.
+    pub fn follow(&mut self, now: Duration, degraded: Option<(u64, u64)>) {
+        let Some((since_index, told_ms)) = degraded else {
+            self.counted = None;
+            return;
+        };
+        let told = Duration::from_millis(told_ms);
+        let knows = |counted: &Counted| counted.since_index == since_index && counted.elapsed(now) >= told;
+        if !self.counted.as_ref().is_some_and(knows) {
+            self.counted = Some(Counted { since_index, elapsed: told, at: now });
+        }
+    }
+
+    /// The record in force and for how long it has been, milliseconds.
+    #[must_use]
+    pub fn elapsed_ms(&self, now: Duration) -> Option<(u64, u64)> {
+        let counted = self.counted.as_ref()?;
+        Some((counted.since_index, u64::try_from(counted.elapsed(now).as_millis()).unwrap_or(u64::MAX)))
+    }
 }
 
 /// Decides when the regime has to change; made anew for every term that this node leads.

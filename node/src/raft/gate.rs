@@ -29,7 +29,8 @@ use self::contact::Contacts;
 use super::proposer::Clock;
 use super::runtime::watch;
 use crate::placement::{
-    Acks, Class, Placed, Policy, ReplyQueue, Voter, Watermarks, held_in_its_site_without, holders, watermark,
+    Acks, Class, Placed, Policy, Readings, ReplyQueue, Voter, Watermarks, held_in_its_site_without, holders,
+    watermark,
 };
 
 pub use self::contact::ProofPart;
@@ -98,6 +99,8 @@ struct Inner {
     remembered: BTreeMap<u64, Remembered>,
     /// Nodes that have forgotten something, by the number of their directory.
     gone_back: BTreeMap<u64, GoneBack>,
+    /// What the others' clocks showed: kept from term to term.
+    clocks: Readings,
 }
 
 /// What a gate is made with.
@@ -127,6 +130,7 @@ pub struct Gate {
     log: SegmentLog,
     contact_lost_after: Duration,
     clock: Clock,
+    origin: Instant,
     policy: Policy,
     /// Where class `geo` has to be: the sites of the topology's voters, whoever has left since.
     sites: BTreeSet<String>,
@@ -175,6 +179,7 @@ impl Gate {
             geo_acked: 0,
             remembered: BTreeMap::new(),
             gone_back: BTreeMap::new(),
+            clocks: Readings::default(),
         };
         Self {
             node_id,
@@ -182,6 +187,7 @@ impl Gate {
             log,
             contact_lost_after,
             clock,
+            origin: Instant::now(),
             policy,
             sites,
             inner: Mutex::new(inner),

@@ -44,6 +44,7 @@ use super::network::transport::Transport;
 use super::proposer::{Clock, Proposed, Proposer};
 use super::runtime::{self, watch};
 use super::state_machine::{GroupState, StateMachine};
+use super::times::Times;
 use super::types::{LogId, Raft};
 use crate::keys::SledKeys;
 use crate::ledger::{Ledger, LedgerError, PreparedCommand};
@@ -231,10 +232,15 @@ impl Group {
         }));
         let regime = Arc::new(watch::Sender::new(RegimeNote::default()));
         let (told, regime_told) = (gate.clone(), regime.clone());
+        let times = Arc::new(Times::new(gate.clone()));
+        let times_told = times.clone();
         state.observe(move |ledger| {
             told.learn(Watermarks { city: ledger.city_watermark(), geo: ledger.geo_watermark() });
             let degraded_since = ledger.regime().degraded().map(|degraded| degraded.since_index);
             told.follow_regime(degraded_since, ledger.applied().map_or(0, |(_, index)| index));
+            times_told.follow_regime(
+                ledger.regime().degraded().map(|degraded| (degraded.since_index, degraded.elapsed_ms)),
+            );
             regime_told.send_if_modified(|known| known.follow(ledger));
         });
         let flush_gate = gate.clone();
@@ -250,7 +256,7 @@ impl Group {
         let raft = Raft::new(params.node_id, config, network, store.clone(), machine)
             .await
             .map_err(|error| raft_error(error.to_string()))?;
-        let proposer = Proposer::start(&params, raft.clone(), state.clone(), gate.clone());
+        let proposer = Proposer::start(&params, raft.clone(), state.clone(), gate.clone(), times);
         let leadership = watch::Sender::new(Leadership::default());
         let proofs = params.proofs.clone();
         let this = Arc::new(Self {
@@ -445,6 +451,7 @@ impl Group {
                     node_id,
                     matched_index,
                     takes_no_entries: refusals.get(&node_id).cloned().unwrap_or_default(),
+                    clock: self.clock_of(node_id),
                     last_contact_ms: contact.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                     ..Default::default()
                 })

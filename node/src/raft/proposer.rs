@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::gate::{Gate, Release};
 use super::group::GroupParams;
 use super::state_machine::GroupState;
+use super::times::Times;
 use super::types::{Applied, Proposal, Raft, TypeConfig, term_of};
 use crate::ledger::{Outcome, PreparedCommand, ProposalBuilder, ProposalHeader};
 use crate::placement::Class;
@@ -96,12 +97,18 @@ impl Drop for InFlight {
 impl Proposer {
     /// Starts the proposer of a group; its task ends with the last handle.
     #[must_use]
-    pub fn start(params: &GroupParams, raft: Raft, state: Arc<GroupState>, gate: Arc<Gate>) -> Self {
+    pub fn start(
+        params: &GroupParams,
+        raft: Raft,
+        state: Arc<GroupState>,
+        gate: Arc<Gate>,
+        times: Arc<Times>,
+    ) -> Self {
         let (requests, queue) = mpsc::unbounded_channel();
-        let (node_id, clock) = (params.node_id, params.clock.clone());
+        let node_id = params.node_id;
         let (log, room) = (params.log.clone(), params.room.clone());
         let load = Arc::<Load>::default();
-        let task = Task { node_id, raft, state, gate, clock, log, room, load: load.clone() };
+        let task = Task { node_id, raft, state, gate, times, log, room, load: load.clone() };
         super::runtime::spawn(task.run(queue));
         Self { requests, load }
     }
@@ -134,7 +141,7 @@ struct Task {
     raft: Raft,
     state: Arc<GroupState>,
     gate: Arc<Gate>,
-    clock: Clock,
+    times: Arc<Times>,
     load: Arc<Load>,
     log: SegmentLog,
     room: Arc<DiskRoom>,
@@ -170,10 +177,13 @@ impl Task {
         let placed = self.gate.placed().known;
         let mut builder = ProposalBuilder::new(ProposalHeader {
             leader: self.node_id,
-            leader_clock_us: (self.clock)(),
+            leader_clock_us: self.times.recorded_at_us(),
             city_watermark: placed.city,
             geo_watermark: placed.geo,
         });
+        let of_regime = self.times.of_regime();
+        of_regime.iter().for_each(|command| builder.push_prepared(command));
+        let own_commands = of_regime.iter().count();
         let mut requests = Vec::new();
         let mut next = Some(first);
         // More may wait here than the last of the disk has room for. The cluster's own records live from what clients leave.
@@ -199,6 +209,7 @@ impl Task {
         // The remote site must not hear of it later than it has to, so this is said before it is proposed.
         let geo_under_way = is_geo.then(|| self.gate.geo_under_way());
         let (raft, state, gate) = (self.raft.clone(), self.state.clone(), self.gate.clone());
+        let times = self.times.clone();
         self.load.in_flight.fetch_add(1, Ordering::AcqRel);
         let in_flight = InFlight(self.load.clone());
         async move {
@@ -210,8 +221,11 @@ impl Task {
                 // A client that has gone does not hear of it.
                 requests.into_iter().for_each(|request| drop(request.reply.send(with())));
             };
-            match write(&raft, proposal).await {
-                Ok((term, index, applied)) => hand_over(&state, &gate, (term, index), applied, requests),
+            match write(&raft, proposal, &times).await {
+                Ok((term, index, mut applied)) => {
+                    applied.outcomes.drain(..own_commands.min(applied.outcomes.len()));
+                    hand_over(&state, &gate, (term, index), applied, requests);
+                }
                 Err(NotDone::NotLeader(leader)) => answer_all(requests, &|| Proposed::NotLeader(leader)),
                 Err(NotDone::Unknown(why)) => answer_all(requests, &|| Proposed::Unknown(why.clone())),
             }
@@ -226,7 +240,7 @@ enum NotDone {
 }
 
 /// Writes one proposal and waits until it is applied.
-async fn write(raft: &Raft, proposal: Proposal) -> Result<(u64, u64, Applied), NotDone> {
+async fn write(raft: &Raft, mut proposal: Proposal, times: &Times) -> Result<(u64, u64, Applied), NotDone> {
     for _ in 0..LEASE_RETRIES_MAX {
         let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
         let sent = raft.client_write_ff(proposal.clone(), Some(responder)).await;
@@ -237,6 +251,8 @@ async fn write(raft: &Raft, proposal: Proposal) -> Result<(u64, u64, Applied), N
             Ok(Ok(done)) => return Ok((term_of(&done.log_id), done.log_id.index, done.data)),
             Ok(Err(ClientWriteError::ForwardToLeader(forward))) if lease_expired(&forward) => {
                 tokio::time::sleep(LEASE_RETRY).await;
+                // What a new leader hears from a majority first is how late it is.
+                proposal = Proposal(ProposalBuilder::with_clock(&proposal.0, times.recorded_at_us()));
             }
             Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
                 return Err(NotDone::NotLeader(forward.leader_id));

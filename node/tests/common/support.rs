@@ -63,9 +63,14 @@ impl Cluster {
         Self::start_with(topology()).await
     }
 
-    pub async fn start_with(topology: Topology) -> Self {
+    /// Nobody runs yet.
+    pub fn not_started(topology: Topology) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut cluster = Self { topology, servers: BTreeMap::new(), dir };
+        Self { topology, servers: BTreeMap::new(), dir }
+    }
+
+    pub async fn start_with(topology: Topology) -> Self {
+        let mut cluster = Self::not_started(topology);
         let names: Vec<String> = cluster.topology.nodes.iter().map(|node| node.name.clone()).collect();
         for name in names {
             cluster.start_node(&name).await;
@@ -76,7 +81,7 @@ impl Cluster {
 
     /// Waits until every voter's directory is registered, as far as it has applied itself: one that is stopped before it holds
     /// anything is not let in again by two others, and rightly so.
-    async fn whole(&self) {
+    pub async fn whole(&self) {
         for voter in self.topology.voters() {
             wait_for(&format!("{} is registered", voter.name), || async {
                 self.status_of(&voter.name).await.filter(|status| status.warnings.is_empty())

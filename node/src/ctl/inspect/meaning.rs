@@ -70,6 +70,9 @@ fn other(command: &Command) -> String {
         Command::RegisterNode { node_id, incarnation, start, .. } => {
             format!("register node {node_id} with incarnation {incarnation}, start {start}")
         }
+        Command::DegradedFor { since_index, elapsed_ms } => {
+            format!("degraded since index {since_index}, for {elapsed_ms} ms")
+        }
         Command::SetRegime { degraded: Some(_), reason } => {
             format!("acknowledge geo as city from now on: {reason}")
         }

@@ -31,6 +31,7 @@ fn all_commands() -> Vec<Command> {
         Command::RegisterNode { node_id: 9, incarnation: 8, start: 7, nonce: 6 },
         Command::SetRegime { reason: "c1".into(), degraded: Some(budget()) },
         Command::SetRegime { reason: "up".into(), degraded: None },
+        Command::DegradedFor { since_index: 40, elapsed_ms: 15_000 },
     ]
 }
 
@@ -41,7 +42,7 @@ fn proposal() -> Bytes {
     }
     let append = prepare(&request("j", vec![payment("k1", "AB", 5), payment("k2", "CD", 6)])).unwrap();
     builder.push_prepared(&append);
-    assert_eq!(builder.command_count(), 7);
+    assert_eq!(builder.command_count(), 8);
     let (len, proposal) = (builder.len_bytes(), builder.finish());
     assert_eq!(proposal.len(), len);
     proposal
@@ -53,7 +54,7 @@ fn golden_bytes_of_version_1() {
     let expected = [
         // version, leader, clock, watermarks
         "01", "0300000000000000", "feffffffffffffff", "0500000000000000", "0400000000000000",
-        "07000000",
+        "08000000",
         // create journal: class, date, name, currencies
         "0210000000", "01ce253501016a02435a4b0245555202",
         // map journal
@@ -66,6 +67,8 @@ fn golden_bytes_of_version_1() {
         "062a000000", "01", "02006331", "0300000000000000", "3c00000000000000",
         "0100", "435a4b", "f4010000000000000000000000000000",
         "0605000000", "00", "02007570",
+        // degraded for: the record's index, milliseconds
+        "1510000000", "2800000000000000", "983a000000000000",
         // append: journal, class, 2 entries
         "0173000000", "016a00", "02000000",
         "0136000000", "0102006b31ce25350102",
@@ -85,7 +88,7 @@ fn golden_bytes_of_version_1() {
 fn a_proposal_reads_back() {
     let bytes = proposal();
     let view = ProposalView::parse(&bytes).unwrap();
-    assert_eq!((view.header(), view.command_count()), (HEADER, 7));
+    assert_eq!((view.header(), view.command_count()), (HEADER, 8));
     let commands: Vec<_> = view.commands().map(Result::unwrap).collect();
     for (read, written) in commands.iter().zip(all_commands()) {
         assert_eq!(read, &CommandView::Other(written));

@@ -28,6 +28,12 @@ fn geo(replica: &mut Replica, placed: u64, entries: Vec<Entry>) -> Outcome {
     replica.apply(Some(builder.finish())).pop().unwrap()
 }
 
+/// A leader tells that the regime has lasted for so long.
+fn lasted(replica: &mut Replica, elapsed_ms: u64) {
+    let since_index = replica.ledger.regime().degraded().expect("degraded").since_index;
+    replica.command(&Command::DegradedFor { since_index, elapsed_ms });
+}
+
 fn is_taken(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Appended { class, .. } => *class == Class::Geo,
@@ -61,16 +67,16 @@ fn what_waits_at_the_regime_record_counts_and_what_is_placed_does_not() {
 
 #[test]
 fn a_budget_is_never_overdrawn_and_then_it_is_spent() {
-    let cases: [(Command, &str, i64); 3] = [
+    let cases: [(Command, &str, u64); 3] = [
         (degrade(3, 60, 1_000), "4 entries of 3", 0),
         (degrade(9, 60, 12), "15 minor units of 12 CZK", 0),
-        (degrade(9, 60, 1_000), "60 seconds of 60", 60_000_000),
+        (degrade(9, 60, 1_000), "60 seconds of 60", 60_000),
     ];
-    for (record, what, later_us) in cases {
+    for (record, what, later_ms) in cases {
         let mut replica = Replica::with_journal();
         replica.command(&record);
         assert!(is_taken(&geo(&mut replica, 0, vec![payment("a", "AB", 5), payment("b", "AB", 5)])));
-        replica.clock_us += later_us;
+        lasted(&mut replica, later_ms);
         let before = replica.ledger.journal("j").unwrap().head();
         assert!(!is_taken(&geo(&mut replica, 0, vec![payment("c", "AB", 4), payment("d", "AB", 1)])));
         assert_eq!(replica.ledger.journal("j").unwrap().head(), before);
@@ -86,6 +92,33 @@ fn a_budget_is_never_overdrawn_and_then_it_is_spent() {
         assert_eq!(replica.command(&restore()), Outcome::RegimeSet { new: true });
         assert!(is_taken(&geo(&mut replica, 0, vec![payment("c", "AB", 4)])));
     }
+}
+
+/// The fault that was: seconds were counted in recorded time. A leader an hour ahead, once, let a budget of 15 s last for more than an
+/// hour once its clock was right again (recorded time stood still), and a new leader an hour ahead ended it at once.
+#[test]
+fn seconds_are_what_leaders_have_counted_whatever_their_clocks_say() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let mut replica = Replica::with_journal();
+    replica.clock_us += HOUR_US;
+    replica.command(&degrade(99, 15, 10_000));
+    replica.clock_us -= HOUR_US;
+    lasted(&mut replica, 14_999);
+    assert!(is_taken(&geo(&mut replica, 0, vec![payment("a", "AB", 1)])));
+    // Another leader, hours ahead; and one that has counted less.
+    replica.clock_us += 9 * HOUR_US;
+    assert!(is_taken(&geo(&mut replica, 0, vec![payment("b", "AB", 1)])));
+    lasted(&mut replica, 3);
+    assert_eq!(replica.ledger.regime().degraded().unwrap().elapsed_ms, 14_999);
+    replica.clock_us -= 9 * HOUR_US;
+    lasted(&mut replica, 15_000);
+    assert!(!is_taken(&geo(&mut replica, 0, vec![payment("c", "AB", 1)])));
+    // What was counted of one record means nothing for the next.
+    let former = replica.ledger.regime().degraded().unwrap().since_index;
+    replica.command(&restore());
+    replica.command(&degrade(99, 15, 10_000));
+    replica.command(&Command::DegradedFor { since_index: former, elapsed_ms: 99_000 });
+    assert!(is_taken(&geo(&mut replica, 0, vec![payment("d", "AB", 1)])));
 }
 
 #[test]
@@ -106,7 +139,10 @@ fn the_budget_outlives_restarts() {
             &|replica| drop(geo(replica, 0, vec![payment("a", "AB", 7)])),
             &|replica| drop(replica.command(&degrade(5, 60, 1_000))),
             &|replica| drop(geo(replica, 0, vec![payment("b", "AB", 2)])),
-            &|replica| drop(geo(replica, 0, vec![payment("c", "AB", 3)])),
+            &|replica| {
+                lasted(replica, 7_000);
+                drop(geo(replica, 0, vec![payment("c", "AB", 3)]));
+            },
         ];
         for (at, step) in steps.into_iter().enumerate() {
             step(&mut replica);
@@ -118,6 +154,7 @@ fn the_budget_outlives_restarts() {
         replica.restart();
         assert_eq!(spent(&replica), (3, 12), "checkpoint after step {checkpoint_at}");
         assert_eq!(replica.ledger.regime().degraded(), regime.degraded());
+        assert_eq!(replica.ledger.regime().degraded().unwrap().elapsed_ms, 7_000);
         assert_eq!(replica.ledger.regime().waiting(), regime.waiting());
         assert_eq!(replica.ledger.digest().unwrap(), digest);
     }

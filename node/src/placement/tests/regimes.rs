@@ -135,3 +135,26 @@ proptest! {
         }
     }
 }
+
+/// Seconds are elapsed seconds, whoever leads: each node counts by itself, and takes what was told when that is more.
+#[test]
+fn a_regimes_time_is_counted_on_by_whoever_leads_next() {
+    use crate::placement::RegimeClock;
+    let s = core::time::Duration::from_secs;
+    let mut follower = RegimeClock::default();
+    assert_eq!(follower.elapsed_ms(s(9)), None);
+    // The record at index 40 is applied here at its second 10; nobody writes for 20 s, then this node leads.
+    follower.follow(s(10), Some((40, 0)));
+    follower.follow(s(20), Some((40, 9_000)));
+    assert_eq!(follower.elapsed_ms(s(30)), Some((40, 20_000)), "its own count is more than was told");
+    // One that was restarted applies all of it anew, at its second 100, and goes on from what was told last.
+    let mut restarted = RegimeClock::default();
+    restarted.follow(s(100), Some((40, 0)));
+    restarted.follow(s(100), Some((40, 20_000)));
+    assert_eq!(restarted.elapsed_ms(s(101)), Some((40, 21_000)));
+    // A later record begins anew; none: nothing is counted.
+    restarted.follow(s(200), Some((90, 0)));
+    assert_eq!(restarted.elapsed_ms(s(203)), Some((90, 3_000)));
+    restarted.follow(s(204), None);
+    assert_eq!(restarted.elapsed_ms(s(205)), None);
+}

@@ -11,7 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Gate;
-use crate::placement::{Class, Voter, is_reachable, is_spare, reachable, stands_for_its_site};
+use crate::placement::{
+    Class, Clocks, Offset, Reading, Voter, is_reachable, is_spare, reachable, stands_for_its_site,
+};
 
 /// A follower that has answered within this time, or has nothing to answer, is prompt.
 const PROMPT: Duration = Duration::from_millis(10);
@@ -190,6 +192,30 @@ impl Gate {
         let geo_needs_it =
             self.waits_for_geo() && stands_for_its_site(&inner.voters, self.node_id, target, is_prompt);
         !geo_needs_it && is_spare(&inner.voters, self.node_id, target, is_prompt)
+    }
+
+    /// A node has answered after `round_trip`, and its clock showed this in between.
+    pub fn clock_of(&self, node: u64, theirs_us: i64, round_trip: Duration) {
+        let reading = Reading::taken(theirs_us, round_trip);
+        self.inner().clocks.add(self.origin.elapsed(), node, reading);
+    }
+
+    /// How far a node's clock is from this one's, as this node has measured it while it led.
+    #[must_use]
+    pub fn offset_of(&self, node: u64) -> Option<Offset> {
+        self.inner().clocks.offset(self.origin.elapsed(), (self.clock)(), node)
+    }
+
+    /// What this leader knows of the voters' clocks; nothing but its own on a follower.
+    #[must_use]
+    pub fn clocks(&self) -> Clocks {
+        let inner = self.inner();
+        let own_us = (self.clock)();
+        if inner.leading.is_none() {
+            return Clocks::alone(own_us);
+        }
+        let voters = inner.voters.iter().map(|voter| voter.node_id);
+        inner.clocks.clocks(self.origin.elapsed(), (self.node_id, own_us), voters)
     }
 
     /// For how long no majority of the voters has answered this leader, this node included where it votes. None: it does not lead.

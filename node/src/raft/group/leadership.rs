@@ -274,7 +274,7 @@ impl Group {
         let last = self.last_index();
         // A node that is late once is not gone.
         let limit = Duration::from_millis(self.params.timing.election_max_ms.saturating_mul(3));
-        let refusals = self.gate.refusals();
+        let (refusals, clocks) = (self.gate.refusals(), self.gate.clocks());
         let fit = |node, matched, contact: Option<Duration>| {
             node == self.params.node_id
                 || contact.is_some_and(|age| age <= limit)
@@ -285,8 +285,10 @@ impl Group {
         replicas
             .map(|(node_id, matched, contact)| Candidate {
                 node_id,
-                preference: rank(node_id),
-                fit: fit(node_id, matched, contact),
+                // Whoever leads with a clock that is off is preferred to nobody.
+                preference: if clocks.is_off(node_id) { u32::MAX } else { rank(node_id) },
+                fit: fit(node_id, matched, contact)
+                    && (node_id == self.params.node_id || !clocks.is_off(node_id)),
             })
             .collect()
     }

@@ -34,6 +34,7 @@ impl Group {
         Ok(v1::PeerAppendResponse {
             result: Some(answer),
             takes_no_entries: takes_no_entries.unwrap_or_default(),
+            clock_us: (self.params.clock)(),
             ..Default::default()
         })
     }

@@ -7,9 +7,11 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
+use tercet_proto::v1;
 use tokio::time::Instant;
 
 use super::Group;
+use crate::placement::Offset;
 use crate::raft::types::{LogId, term_of};
 
 /// A leader or a majority that has been away for so long is said to be lost. Elections and transfers take less.
@@ -52,6 +54,12 @@ impl Group {
         let learners =
             learners.map(|learner| (learner.node_id, learner.last_contact_ms.map(Duration::from_millis)));
         voters.chain(learners).filter(|(node, _)| *node != self.params.node_id).collect()
+    }
+
+    /// What this leader has measured of a node's clock.
+    pub(super) fn clock_of(&self, node: u64) -> Option<v1::ClockOffset> {
+        let Offset { ahead_us, error_us } = self.gate.offset_of(node)?;
+        Some(v1::ClockOffset { ahead_us, error_us })
     }
 
     /// Where the newest membership that this node knows stands in the log, and whether `node` belongs to it. None: it knows of none.

@@ -42,6 +42,8 @@ const SPARE_HOLD: Duration = Duration::from_millis(4);
 /// After a request with so much the next one follows at once: there is more to send than messages to save.
 const SPARE_BYTES_MAX: usize = 256 << 10;
 const SPARE_ENTRIES_MAX: usize = 64;
+/// Between two comparisons of clocks.
+const MEASURE_PAUSE: Duration = Duration::from_millis(200);
 
 type Request = AppendEntriesRequest<TypeConfig>;
 type Outcome = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
@@ -61,6 +63,7 @@ where
         rests_until: None,
         seeding: None,
         nonce: 0,
+        measured: None,
     };
     futures::stream::unfold(session, |mut session| async move {
         let outcome = session.next().await?;
@@ -85,6 +88,8 @@ struct Exchange<'s> {
     seeding: Option<Seeding>,
     /// The follower's process, as far as the gate has been told; 0: none.
     nonce: u64,
+    /// When its clock was compared last.
+    measured: Option<Instant>,
 }
 
 impl Exchange<'_> {
@@ -100,7 +105,9 @@ impl Exchange<'_> {
             tokio::select! {
                 biased;
                 answer = self.network.link.answer() => {
-                    self.sent.pop_front();
+                    if let (Some(sent), Ok(answer)) = (self.sent.pop_front(), &answer) {
+                        self.measure(sent, answer.clock_us);
+                    }
                     let outcome = answer.map_err(link_error).and_then(|answer| self.outcome(&answer));
                     if let Ok(Ok(matched)) = &outcome {
                         self.answered(matched.index());
@@ -121,6 +128,17 @@ impl Exchange<'_> {
             }
         }
         None
+    }
+
+    /// Compares the follower's clock with this node's, now and then.
+    fn measure(&mut self, sent: Instant, theirs_us: i64) {
+        let now = Instant::now();
+        if theirs_us == 0 || self.measured.is_some_and(|at| now.saturating_duration_since(at) < MEASURE_PAUSE)
+        {
+            return;
+        }
+        self.measured = Some(now);
+        self.network.gate.clock_of(self.network.target, theirs_us, now.saturating_duration_since(sent));
     }
 
     /// Until when a follower that appends do not wait for is left alone.
