@@ -1,7 +1,7 @@
 //! The Peer service: Raft's messages from the other nodes.
 //!
-//! Invariants: every message's header is checked, that of a snapshot before anything of it is gathered; a node that may not take part yet answers nothing but Hello; answers on an
-//! append stream come in the order of the requests, several are worked on at once.
+//! Invariants: every message's header is checked, that of a snapshot before anything of it is gathered; a node that may not take part
+//! yet answers nothing but Hello; answers on an append stream come in the order of the requests, several are worked on at once.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -379,32 +379,14 @@ impl Peer for PeerService {
         request: Request<Streaming<v1::PeerSnapshotChunk>>,
     ) -> Result<Response<v1::PeerSnapshotResponse>, Status> {
         let mut chunks = request.into_inner();
-<<<<<<< HEAD
-        let mut first: Option<v1::PeerSnapshotChunk> = None;
-        let mut data = Vec::new();
-        while let Some(chunk) = chunks.message().await? {
-            if data.len().saturating_add(chunk.data.len()) > SNAPSHOT_BYTES_MAX {
-                return Err(internal("the snapshot is too large"));
-            }
-            data.extend_from_slice(&chunk.data);
-            let last = chunk.last;
-            let kept = first.get_or_insert(chunk);
-            if last {
-                let group = self.group(kept.header.as_ref())?;
-                Self::judge_term(&group, kept.vote.as_ref())?;
-                let header = self.header(kept.header.as_ref());
-                let answer =
-                    group.handle_snapshot(kept.vote, &kept.meta, data.into()).await.map_err(internal)?;
-                return Ok(Response::new(v1::PeerSnapshotResponse { header, ..answer }));
-            }
-=======
         let cut = || internal("the snapshot ended before its last chunk");
         // Who sends it, for which group and what it says of itself is looked at before anything is gathered.
         let first = chunks.message().await?.ok_or_else(cut)?;
         let group = self.group(first.header.as_ref())?;
+        Self::judge_term(&group, first.vote.as_ref())?;
+        let header = self.header(first.header.as_ref());
         if first.meta.len() > SNAPSHOT_META_BYTES_MAX {
             return Err(internal("the snapshot's meta record is too large"));
->>>>>>> 5b96f25 (node: bound what callers make a node hold, at every port)
         }
         group.ensure_snapshot_fits(first.vote, &first.meta).map_err(internal)?;
         let _one = self.node.doors.snapshots.try_acquire().map_err(|_| {
@@ -423,8 +405,9 @@ impl Peer for PeerService {
             }
             data.extend_from_slice(&bytes);
             if last {
-                let answer = group.handle_snapshot(first.vote, &first.meta, data.into()).await;
-                return answer.map(Response::new).map_err(internal);
+                let answer =
+                    group.handle_snapshot(first.vote, &first.meta, data.into()).await.map_err(internal)?;
+                return Ok(Response::new(v1::PeerSnapshotResponse { header, ..answer }));
             }
             let chunk = chunks.message().await?.ok_or_else(cut)?;
             (next, last) = (Some(chunk.data), chunk.last);
