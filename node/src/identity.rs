@@ -15,7 +15,7 @@ pub mod parts;
 pub mod processes;
 
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -96,6 +96,8 @@ pub struct Identity {
     /// A header as this process writes it, but for whom it is to and which group it is about.
     base: RwLock<v1::Header>,
     processes: Processes,
+    /// Held while NODE is written. Every message reads `file`, which must not wait for a disk that stands still.
+    writing: Mutex<()>,
     _lock: std::fs::File,
 }
 
@@ -172,6 +174,7 @@ impl Identity {
             dir: dir.to_path_buf(),
             file: RwLock::new(file),
             base: RwLock::new(base),
+            writing: Mutex::new(()),
             processes: Processes::new(LEASE),
             _lock: lock,
         })
@@ -254,11 +257,11 @@ impl Identity {
     }
 
     fn change(&self, change: impl FnOnce(&mut NodeFile)) -> std::io::Result<()> {
-        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = file.clone();
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = self.read(NodeFile::clone);
         change(&mut changed);
         changed.write(&self.dir)?;
-        *file = changed;
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = changed;
         Ok(())
     }
 

@@ -46,7 +46,7 @@ fn name_response(mut response: Response<Body>) -> Response<Body> {
 /// Why a stream of requests cannot be read on.
 #[must_use]
 pub(super) fn broken_stream(status: &Status) -> Refusal {
-    undecoded(status).unwrap_or_else(|| {
+    Refusal::from_status(status).or_else(|| undecoded(status)).unwrap_or_else(|| {
         let why = format!("the stream of requests broke off: {}", status.message());
         Refusal::new(Reason::RequestMalformed, "", why)
     })
@@ -129,6 +129,16 @@ mod tests {
             let (code, refusal) = named(status);
             assert_eq!((refusal.reason, code), (reason, reason.grpc_code()), "{words}");
         }
+    }
+
+    /// What the layer below refuses for a caller that holds too much, or stands still, was told as REQUEST_TOO_LARGE or REQUEST_MALFORMED
+    /// on a stream: the caller would have given up what it only had to send again.
+    #[test]
+    fn a_stream_that_is_refused_keeps_the_reason() {
+        for reason in [Reason::Overloaded, Reason::CallerStalled, Reason::RequestTooLarge] {
+            assert_eq!(broken_stream(&refuse(Refusal::new(reason, "", "why"))).reason, reason);
+        }
+        assert_eq!(broken_stream(&Status::unknown("h2 protocol error")).reason, Reason::RequestMalformed);
     }
 
     #[test]

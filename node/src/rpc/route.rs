@@ -127,6 +127,9 @@ where
         let leader = group.last_leader();
         let hopeless = !maybe_proposed && group.is_leaderless();
         if hopeless && !may_answer(group, leader).await {
+            if group.is_removed() {
+                return Err(refuse(not_a_member(group)));
+            }
             last_seen = format!("no leader has been heard of for {} s", group.out_of_contact().as_secs());
             break;
         }
