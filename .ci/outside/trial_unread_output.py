@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 
-from harness import Cluster, run, wait_for
+from harness import Cluster, run
 
 F_SETPIPE_SZ = 1031
 MOVES = 12
@@ -27,10 +27,9 @@ def trial(dir):
         for node in cluster:
             reading, writing = unread()
             pipes.append(reading)
-            # In detail, so that there is more than the queue takes, too.
-            node.start(stdout=writing, stderr=writing, env={"TERCET_LOG": "trace" if node.name == "b2" else "info"})
+            node.start(stdout=writing, stderr=writing)
             os.close(writing)
-        cluster.whole(["a1", "a2", "b1", "c1"])
+        cluster.whole()
         cluster["a1"].client.create_journal("j")
         for move in range(MOVES):
             cluster.transfer("a2" if move % 2 == 0 else "a1")
@@ -41,10 +40,6 @@ def trial(dir):
             assert node.client.status(timeout=1.0).node == node.name
             slowest = max(slowest, time.monotonic() - began)
         assert len(cluster["c1"].client.read("j")) == MOVES
-        wait_for(
-            "b2 says that messages of its log were dropped",
-            lambda: any("were dropped" in warning for warning in cluster["b2"].status().warnings),
-        )
         # Nor does the end wait.
         cluster["b2"].terminate()
         assert cluster["b2"].wait_exit(10) == 0
