@@ -190,7 +190,10 @@ class Refused(Exception):
 class Client:
     """A client of one node, by server reflection."""
 
-    _pool = None
+    # The services of all nodes are the same: each name is asked for once. The pool is filled under a lock, for it takes no second file of a
+    # name, which two threads that ask at once would bring.
+    _pool, _lock = None, threading.RLock()
+    _types, _methods = {}, {}
 
     def __init__(self, port, options=()):
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=list(options))
@@ -200,28 +203,40 @@ class Client:
 
     @property
     def pool(self):
-        # The services of all nodes are the same: they are asked for once.
-        if Client._pool is None:
-            Client._pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self.channel))
-        return Client._pool
+        with Client._lock:
+            if Client._pool is None:
+                Client._pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self.channel))
+            return Client._pool
+
+    def _known(self, names, name, look_up):
+        if name not in names:
+            with Client._lock:
+                names[name] = look_up(self.pool)
+        return names[name]
 
     def type(self, name):
         """The class of a message of tercet.v1."""
-        return GetMessageClass(self.pool.FindMessageTypeByName(f"tercet.v1.{name}"))
+        look_up = lambda pool: GetMessageClass(pool.FindMessageTypeByName(f"tercet.v1.{name}"))
+        return self._known(Client._types, name, look_up)
 
     def stub(self, service, method):
         """A callable of gRPC; requests may be messages, or bytes that go out as they are."""
-        found = self.pool.FindServiceByName(f"tercet.v1.{service}").methods_by_name[method]
+
+        def look_up(pool):
+            found = pool.FindServiceByName(f"tercet.v1.{service}").methods_by_name[method]
+            return found.client_streaming, found.server_streaming, GetMessageClass(found.output_type)
+
+        streams_in, streams_out, answer = self._known(Client._methods, (service, method), look_up)
         kinds = {
             (False, False): self.channel.unary_unary,
             (False, True): self.channel.unary_stream,
             (True, False): self.channel.stream_unary,
             (True, True): self.channel.stream_stream,
         }
-        return kinds[found.client_streaming, found.server_streaming](
+        return kinds[streams_in, streams_out](
             f"/tercet.v1.{service}/{method}",
             request_serializer=lambda m: m if isinstance(m, bytes) else m.SerializeToString(),
-            response_deserializer=GetMessageClass(found.output_type).FromString,
+            response_deserializer=answer.FromString,
         )
 
     def call(self, method, request, timeout=20.0, service="Ledger"):

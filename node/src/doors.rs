@@ -1,8 +1,8 @@
 //! The doors of a node: who may come in through its ports, and how much each caller may make it hold.
 //!
 //! A port has a [`Door`]. It counts by where callers come from, for without TLS an address is all that is known of them: open
-//! connections, open calls, bytes of half-received requests and of answers that wait for their reader, tails. What goes beyond a
-//! bound is refused or made to wait; what others have is not touched by it (decision 0036).
+//! connections, open calls, bytes of half-received requests. What goes beyond a bound is refused or made to wait; what others have is
+//! not touched by it (decision 0036). It has shares for bytes of answers and for tails, too, which no service takes yet.
 //!
 //! Invariants: whatever is counted is given back by a drop, so that no way out of a connection or a call can forget it; a place is
 //! taken of one's own share first and of all callers' together second, in this order everywhere, so that waiting cannot lock up;

@@ -169,7 +169,7 @@ reasons! {
     Overloaded "OVERLOADED" ResourceExhausted Definite SameRequest
         "The node holds as many requests or bytes as it may; nothing was proposed.";
     CallerStalled "CALLER_STALLED" DeadlineExceeded Definite SameRequest
-        "The caller sent no more of a request, or took no more of an answer, for too long; the request was not taken, or goes on from where the answer ended.";
+        "The caller sent no more of a request for too long; the request was not taken.";
     DiskFull "DISK_FULL" ResourceExhausted Definite SameRequest
         "The leader's disk is nearly full; nothing was proposed. Reads go on.";
     DiskStalled "DISK_STALLED" Unavailable Definite SameRequest
